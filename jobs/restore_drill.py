@@ -27,7 +27,7 @@ from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import restore_drill as requirements
 from maintd.checks.restore.databases import Query
 from maintd.checks.restore.drill import Drill, Options, space_needed
-from maintd.checks.restore.objectives import Stopwatch, loss_criteria, time_criteria
+from maintd.checks.restore.objectives import RESTORED, Stopwatch, loss_criteria, time_criteria
 from maintd.checks.restore.scratch import require_space, scratch_folder
 from maintd.checks.restore.sources import NEWEST, Source, choose, gap_between_sets, verify_files
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, job
@@ -130,6 +130,8 @@ def drill(ctx: Context, params: Params, source: Source) -> None:
     ctx.measure("restore_drill_success", int(proven))
     if proven:
         ctx.measure("restore_drill_last_success_timestamp", ctx.now().timestamp(), "s")
+    if proven and not found.incomplete and not ctx.dry_run:
+        ctx.hand_over(RESTORED, {"source": source.name, "seconds": sum(watch.recovery.values())})
 
 
 def report_loss(ctx: Context, params: Params, folder: Path, source: Source) -> None:

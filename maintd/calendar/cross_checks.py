@@ -35,6 +35,7 @@ def check_entries(scope: NodeReader, read: Sequence[ReadEntry], now: datetime) -
     _after(scope, read, sorted(names))
     _follow_ups(scope, read, sorted(names))
     _gates(scope, read, sorted(names))
+    _rehearsals(scope, read, sorted(names))
     timed = [
         _Timed(each.entry, each.entry.rule, compile_rule(each.entry.rule), each)
         for each in read
@@ -110,6 +111,20 @@ def _follow_ups(scope: NodeReader, read: Sequence[ReadEntry], names: list[str]) 
             within.error(node, "on_failure: the entry cannot run itself; use retries, or another entry")
         if policy.on_failure is OnFailure.UNDO and not any(step.undoes for step in steps):
             within.error(node, "on_failure: undo has nothing to undo; give a step an undo: {job: NAME}")
+
+
+def _rehearsals(scope: NodeReader, read: Sequence[ReadEntry], names: list[str]) -> None:
+    """Errors of `window: {rehearsal: …}`."""
+    for each in read:
+        window = None if each.entry is None else each.entry.policy.window
+        if window is None or not window.rehearsal:
+            continue
+        within, node = scope.within(f'entry "{each.key.text}"'), each.fields["window"][1]
+        if window.rehearsal not in names:
+            otherwise = "name an entry with the job rehearsal, or with one of your own"
+            within.error(node, f"window: rehearsal: {unknown('entry', window.rehearsal, names, otherwise)}")
+        elif window.rehearsal == each.key.text:
+            within.error(node, "window: rehearsal: the entry cannot rehearse itself; name another entry")
 
 
 @dataclass(frozen=True)

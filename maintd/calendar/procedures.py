@@ -14,7 +14,7 @@ from maintd.schedule.time_of_day import time_of_day_problem
 from maintd.units import format_duration
 
 GATE_KEYS = ("checklist", "approve", "ask", "timeout", "remind")
-WINDOW_KEYS = ("lasts", "rollback_by", "announce", "not_across")
+WINDOW_KEYS = ("lasts", "rollback_by", "announce", "not_across", "rehearsal")
 
 MAX_ITEMS = 100
 """Items of one checklist."""
@@ -140,6 +140,7 @@ def read_window(scope: NodeReader, node: Node) -> Window | None:
         problem = time_of_day_problem(not_across)
         if problem:
             within.error(fields["not_across"], problem)
+    rehearsal = within.text(fields["rehearsal"], "rehearsal") if "rehearsal" in fields else ""
     if lasts is not None and rollback is not None and rollback >= lasts:
         within.error(
             fields["rollback_by"],
@@ -153,6 +154,7 @@ def read_window(scope: NodeReader, node: Node) -> Window | None:
         rollback_by=rollback,
         announce=tuple(sorted((each for each in announce if each is not None), reverse=True)),
         not_across=not_across or "",
+        rehearsal=rehearsal or "",
     )
 
 

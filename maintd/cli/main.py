@@ -33,6 +33,7 @@ COMMANDS = {
     "serve": "daemon",
     "status": "status",
     "trigger": "trigger",
+    "rehearse": "rehearse",
     "run": "foreground",
     "history": "runs",
     "show": "runs",

@@ -108,6 +108,7 @@ class Window(Model):
     rollback_by: Duration = timedelta(0)  # this long before the end, work that is not finished is undone
     announce: tuple[Duration, ...] = ()  # notices, so long before the start of a run that is planned
     not_across: str = ""  # a time of day with its zone that the window must not contain: "00:00 UTC"
+    rehearsal: str = ""  # an entry that proves how long a rollback takes, with which `rollback_by` is compared
 
 
 class Freeze(Model):

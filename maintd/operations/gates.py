@@ -22,6 +22,7 @@ from maintd.model.gate import GateItem, ItemState, WaitingGate
 from maintd.model.run import DecisionKind, GateDecision, Run, RunState, RunSummary, StepState, Trigger
 from maintd.operations.diagnosis import check_text
 from maintd.operations.lookup import find_run
+from maintd.operations.rehearsals import refuse_too_short
 from maintd.operations.service import OperatorService
 from maintd.present import utc_minute
 from maintd.store import Store
@@ -406,7 +407,8 @@ def approve(
     """Pass the gate where the run waits; it is queued again. Returns the run as it is then.
 
     Proofs are evaluated in this transaction. With `emergency`, which needs `why` and an admin, the requester may
-    approve, and the run keeps a mark. Raises as `tick`, and RefusedError while an item of the checklist is missing.
+    approve, and the run keeps a mark. Raises as `tick`, and RefusedError while an item of the checklist is missing,
+    or when a rollback would not fit into the window.
     """
     if emergency and not why.strip():
         raise UsageError("no reason given for an emergency", 'add for example --why "the exchange is down"')
@@ -415,6 +417,8 @@ def approve(
         of_run = _gate_of(run, step)
         requested = [run, *_earlier_runs(run, _loader(conn, service))]
         require_may_approve(of_run, requested, caller, emergency=emergency)
+        if not emergency:
+            refuse_too_short(conn, service.store.plans, run)
         items = _current_items(conn, service, run, step, now)
         _require_complete(run, step, items)
         marked = requested_by_caller(of_run, requested, caller) is not None

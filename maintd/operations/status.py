@@ -18,6 +18,8 @@ from maintd.model.gate import WaitingGate
 from maintd.model.notice import Mute
 from maintd.model.run import LinkKind, Run, RunState, RunSummary
 from maintd.model.status import Diagnosis, EntryStatus, LockHolder, NodeState, Severity, StatusReport
+from maintd.model.target import Targets
+from maintd.operations import rehearsals
 from maintd.operations.diagnosis import Held, diagnose
 from maintd.operations.due import is_active
 from maintd.operations.freezes import KnownFreezes
@@ -43,6 +45,7 @@ class CalendarView(NamedTuple):
     remarks: tuple[str, ...] = ()
     notifies: bool = False
     freezes: tuple[Freeze, ...] = ()
+    targets: Targets = Targets()
 
 
 class StoredEntries(NamedTuple):
@@ -77,7 +80,7 @@ def status(service: OperatorService) -> StatusReport:
         calendar=calendar.path,
         store=service.store.url_masked,
         problems=tuple(_problems(service, calendar, stored)),
-        remarks=calendar.remarks,
+        remarks=(*calendar.remarks, *_rehearsals(service, calendar, stored, now)),
         freezes=stored.freezes,
         entries=tuple(_status_of(service, entry, stored, now, calendar.broken) for entry in calendar.entries),
         others=tuple(others),
@@ -205,6 +208,7 @@ def _calendar(service: OperatorService) -> CalendarView:
         tuple(calendar.warnings),
         bool(calendar.notify.destinations),
         calendar.freezes,
+        calendar.targets,
     )
 
 
@@ -282,6 +286,17 @@ def _gates(service: OperatorService, stored: StoredEntries) -> tuple[WaitingGate
         return ()
     try:
         return tuple(waiting_gates(service)) if service.store.gates.next_timeout() is not None else ()
+    except StoreError:
+        return ()
+
+
+def _rehearsals(
+    service: OperatorService, calendar: CalendarView, stored: StoredEntries, now: datetime
+) -> tuple[str, ...]:
+    if stored.unreachable:
+        return ()
+    try:
+        return tuple(rehearsals.remarks(service.store, calendar.entries, calendar.targets, now))
     except StoreError:
         return ()
 

@@ -29,7 +29,7 @@ BANNED = {
     r"judge|judges|judged|judging|judgement": "evaluate, check, rate",
     r"anew|lately|needy|heirs?|strangers?|errands?|knock(?:s|ing)?|culprit|deadest|honest(?:ly)?": "a plain term",
     r"crew|warmth|notebook|upkeep|forker|faces": "thread pool, fork server, run view, maintenance, health",
-    r"desks?|shelf|shelves|doors?|rehears(?:e|es|ed|als?)|reckon(?:s|ed)?|shall": "a term of the field",
+    r"desks?|shelf|shelves|doors?|reckon(?:s|ed)?|shall": "a term of the field",
     r"for want of": "because of missing …",
     r"all the same": "anyway, still",
     r"(?:is|are|was|were|be) away": "is unreachable, is unavailable",

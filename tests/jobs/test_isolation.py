@@ -50,6 +50,7 @@ ONE_SUBJECT = {
     "rollback": "it works on one database, or the services of one engine, and stops at what fails",
     "rollback_loss": "it compares one database with one backup",
     "services_restart": "it stops at the first service that fails, and leaves the others as they are",
+    "rehearsal": "as services_recreate, on copies",
     "services_recreate": "it stops at the first service that fails, and leaves the others as they are",
 }
 TOLERATED = {

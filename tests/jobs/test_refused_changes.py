@@ -389,6 +389,30 @@ scenario("remove container", "a proxy, after a replacement")(
 )
 
 
+def rehearsing(request: str, status: int) -> Scenario:
+    """Rehearses the rollback of the service while the engine answers these requests with this status."""
+
+    def run(fixtures: pytest.FixtureRequest) -> JobResult:
+        folder = fixtures.getfixturevalue("tmp_path")
+        places = {"folders": {"rollback": {"path": str(folder)}}}
+        with project(fixtures) as made:
+            recorded = run_job("rollback_manifest", {"postgres": [], "redis": []}, made.targets(**places))
+            assert recorded.outcome == "succeeded", recorded.text()
+            params = {"gate": {"every": "50ms", "settle": "0s"}, "only_running": ["api"]}
+            with refusing_engine(made.engine, request, status) as url:
+                found = run_job("rehearsal", params, made.targets(url, **places))
+            run_job("rehearsal", params, made.targets(**places))  # removes what the refused one has left
+            return found
+
+    return run
+
+
+for _cause, _status in {"a proxy": 403, "an error of the engine": 500}.items():
+    scenario("create network", _cause)(rehearsing(r"POST /v[\d.]+/networks/create", _status))
+    scenario("create container", _cause)(rehearsing(rf"POST {_CONTAINERS}/create", _status))
+    scenario("remove network", _cause)(rehearsing(r"DELETE /v[\d.]+/networks/.*", _status))
+
+
 def draining(**answers: int) -> Scenario:
     """Drains a service that answers these paths with these statuses."""
 

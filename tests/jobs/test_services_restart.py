@@ -267,6 +267,11 @@ REQUESTS = {
         r"POST /v[\d.]+/containers/create",
         r"DELETE /v[\d.]+/containers/.*",
     ],
+    "rehearsal": [
+        *(rf"POST /v[\d.]+/containers/.*/{action}" for action in ("stop", "start", "rename")),
+        r"POST /v[\d.]+/(containers|networks)/create",
+        r"DELETE /v[\d.]+/(containers|networks)/.*",
+    ],
     "rollback_manifest": [r"POST /v[\d.]+/images/.*/tag", r"DELETE /v[\d.]+/images/.*"],
 }
 

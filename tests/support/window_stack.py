@@ -14,6 +14,7 @@ import psycopg
 import yaml
 
 from maintd.checks.alerts.flow import LABEL
+from maintd.checks.backup_sets.layout import find_sets
 from maintd.clients.alertmanager import Silence, connect
 from maintd.model.target import AlertmanagerTarget
 from support.compose_project import Project, make_images
@@ -66,6 +67,11 @@ class WindowStack:
     def sets(self) -> list[str]:
         """The backups, and what is left of one that was not finished."""
         return sorted(path.name for path in (self.folder / "sets").iterdir() if path.name not in _KEPT)
+
+    @property
+    def good_sets(self) -> list[str]:
+        """The backups that are whole: one that was made without a part is none to rely on."""
+        return [found.path.name for found in find_sets(self.folder / "sets") if found.good]
 
     @property
     def halted(self) -> dict[str, bool]:

@@ -124,6 +124,7 @@ def test_a_proof_of_a_disabled_entry_is_a_warning() -> None:
     [
         ("window: {lasts: 1h, rollback_by: 1h}\n    job: look", "rollback_by 1h leaves no time for work"),
         ("window: {rollback_by: 1h}\n    job: look", "a window has an end; write lasts: 2h"),
+        ("window: {lasts: 1h, rehearsal: drll}\n    job: look", 'window: rehearsal: unknown entry "drll"'),
         ("on_failure: undo\n    job: look", "undo has nothing to undo; give a step an undo"),
         ("on_failure: {run: b}\n    job: look", 'unknown entry "b"; name an entry of this calendar'),
         ("on_failure: {run: a}\n    job: look", "the entry cannot run itself"),

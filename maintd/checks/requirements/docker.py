@@ -24,6 +24,8 @@ REPLACES = (
 )
 STOPS = tuple(f"POST /containers/{_NOTHING}/{action}" for action in ("stop", "start"))
 TAGS = (f"POST /images/{_NOTHING}/tag?repo=maintd/rollback&tag={_NOTHING}",)
+CREATES_NETWORKS = ("POST /networks/create",)  # without a body
+REMOVES_REHEARSALS = (f"DELETE /networks/maintd-rehearsal-{_NOTHING}",)
 REMOVES_NETWORKS = (f"DELETE /networks/{_NOTHING}",)
 # The engine rejects these filters; a proxy that forbids the request does not read them.
 PRUNES_BUILD_CACHE = ("POST /build/prune?filters=%5B",)

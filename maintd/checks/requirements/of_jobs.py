@@ -334,6 +334,17 @@ def secrets_rotate(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield from _rollout(targets, params, (*docker.RESTARTS, *(docker.REPLACES if True in recreated else ())))
 
 
+def rehearsal(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Containers can be listed, created, renamed, stopped, started and removed, and networks created and removed."""
+    name = _only(targets.docker, params.docker)
+    if not name or params.manifest not in targets.folders:
+        return  # not configured
+    yield from _folders(targets, (params.manifest,))
+    yield Requirement("docker", name, "list containers", docker.allows(*docker.LISTS, *docker.NETWORKS))
+    requests = (*docker.REPLACES, *docker.CREATES_NETWORKS, *docker.REMOVES_REHEARSALS)
+    yield Requirement("docker", name, "make copies of containers, and remove them", docker.allows(*requests))
+
+
 def stability_check(targets: Targets, params: Any) -> Iterator[Requirement]:
     """What its health check needs; the tables and the metric of requests are there."""
     yield from health_check(targets, params.health)

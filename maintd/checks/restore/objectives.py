@@ -12,6 +12,9 @@ from statistics import median
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 
+RESTORED = "restored_backup"
+"""Name of the value that a drill hands over to later steps: the name of what it restored, and the seconds of that."""
+
 _FEWEST = 3  # former drills whose median is typical
 _NOISE = timedelta(minutes=1)  # a longer drill within this is no trend: machines are busy
 

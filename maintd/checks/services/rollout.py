@@ -84,7 +84,10 @@ class NotHealthyError(TargetError):
 
 @dataclass
 class Rollout:
-    """The work on the services of one engine. `done`: the containers that were restarted or replaced, in order."""
+    """The work on the services of one engine. `done`: the containers that were restarted or replaced, in order.
+
+    `http_targets`: a service is also as healthy as the HTTP target with its name; not so for copies of services.
+    """
 
     ctx: Context
     engine: Docker
@@ -92,6 +95,7 @@ class Rollout:
     scope: RolloutScope
     done: list[ServiceContainer] = field(default_factory=list)
     containers: list[ServiceContainer] = field(default_factory=list)
+    http_targets: bool = True
 
     def read(self) -> list[ServiceContainer]:
         """Read all containers of the engine. Raises TargetError."""
@@ -325,7 +329,7 @@ class Rollout:
 
     def _wait(self, item: ServiceContainer, container_id: str | None = None) -> Outcome:
         target = self.scope.http.get(item.service)
-        if target is None and item.service in self.ctx.targets.http:
+        if target is None and self.http_targets and item.service in self.ctx.targets.http:
             target = item.service
         with self.ctx.phase(f"wait until {item.label} is healthy"):
             return wait_until_healthy(self.ctx, self.engine, container_id or item.id, target, self.scope.gate)
