@@ -415,7 +415,7 @@ def test_a_provider_of_collations_is_that_of_the_old_database(site: Site) -> Non
     assert site.rows() == BACKED_UP
 
 
-def test_a_proof_that_is_not_to_be_had_keeps_the_damaged_database_in_place(site: Site) -> None:
+def test_a_proof_without_a_result_keeps_the_damaged_database_in_place(site: Site) -> None:
     damage(site)
     damaged = site.rows()
     dump = next(site.sets.glob("set-*"))
