@@ -45,20 +45,23 @@ def folder(tmp_path: Path, project: Project) -> SecretFolder:
 
 
 class AsOfItsStart:
-    """What a container read from its mounted file when it was started."""
+    """What a container read from its mounted file when it was started; None twice after a restart: not ready yet."""
 
     def __init__(self, project: Project, service: str) -> None:
         self._name = project.container(service)
         self._engine = project.engine
         self._started, self._value = "", ""
+        self._not_ready = 0
 
-    def __call__(self) -> str:
+    def __call__(self) -> str | None:
         with closing(self._engine.client()) as client:
             container = client.containers.get(self._name)
             started = str(container.attrs["State"]["StartedAt"])
             if started != self._started:
+                self._not_ready = 2 if self._started else 0
                 self._started, self._value = started, inside(container)
-        return self._value
+        self._not_ready -= 1
+        return None if self._not_ready >= 0 else self._value
 
 
 def inside(container: Any) -> str:

@@ -111,12 +111,13 @@ def redis_accepts(server: RedisServer, user: str, password: str) -> bool:
 
 
 @contextmanager
-def token_service(token: Callable[[], str], header: str = "X-Admin-Token") -> Iterator[str]:
-    """Serve /admin with 200 for requests that have the token, and 401 for others; yield its URL."""
+def token_service(token: Callable[[], str | None], header: str = "X-Admin-Token") -> Iterator[str]:
+    """Serve /admin with 200 for requests that have the token, and 401 for others, or 503 without one; yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.headers.get(header) == token() else 401)
+            wanted = token()
+            self.send_response(503 if wanted is None else 200 if self.headers.get(header) == wanted else 401)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -10,6 +10,7 @@ from maintd.checks.requirements.redis import may_run
 from maintd.checks.requirements.requirement import Exercise
 from maintd.checks.secrets.files import read_file
 from maintd.checks.secrets.logins import require_alterable, require_same_rights
+from maintd.checks.secrets.versions import require_recipients
 from maintd.clients.postgres import Postgres
 from maintd.clients.redis import Command
 from maintd.errors import TargetError
@@ -26,9 +27,7 @@ def readable(target: SecretsTarget) -> str:
 def writable(target: SecretsTarget) -> str:
     """Exercise: the folder and the files of what is generated can be written, and a backup encrypted; nothing is."""
     local.writes(target.path)
-    if not target.recipients:
-        hint = "set recipients at the target: age1…, from age-keygen -y FILE"
-        raise TargetError("a secret is only changed after an encrypted backup", hint, cause="not_configured")
+    require_recipients(target.recipients)
     written = {name for name, secret in target.secrets.items() if secret.kind == "generated"}
     written |= {name for name, secret in target.secrets.items() if secret.of in written}
     for name in sorted(written):

@@ -25,6 +25,7 @@ class Consumers:
         self._ctx = ctx
         self._scope = RolloutScope(**{name: getattr(scope, name) for name in RestartScope.model_fields})
         self._store = store
+        self.gate = scope.gate
         self._opened = ExitStack()
         self._rollout: Rollout | None = None
 

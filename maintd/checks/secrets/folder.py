@@ -16,7 +16,6 @@ from maintd.checks.secrets.consumers import Consumers
 from maintd.checks.secrets.logins import opened_by
 from maintd.checks.secrets.rotation import Files, Rotation
 from maintd.checks.secrets.versions import FOLDER, Versions
-from maintd.errors import TargetError
 from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.job.references import resolved
@@ -40,8 +39,7 @@ class SecretsFolder:
     @classmethod
     def of(cls, ctx: Context, name: str, consumers: Consumers, keep: int) -> SecretsFolder:
         """That of a target. Raises JobError for a reference in it that cannot be resolved."""
-        target = ctx.target("secrets", name)
-        return cls(ctx, name, resolved(target), consumers, keep)
+        return cls(ctx, name, resolved(ctx.target("secrets", name)), consumers, keep)
 
     def rotate(self, only: Sequence[str], min_age: timedelta, *, new: bool) -> None:
         """Continue what is under way; with `new`, rotate what is old enough, of these names or of all."""
@@ -76,23 +74,25 @@ class SecretsFolder:
         versions_of = Versions(self.target.path, name)
         journal = versions_of.journal()
         if journal is None:
+            if not ctx.dry_run:
+                versions_of.discard()
             if not new:
                 return
             age = hygiene.collect(self.target, name).age(ctx.now())
             if age < min_age:
                 ctx.log(f"{name}: not old enough to be rotated, see min_age")
                 return
-            if not self.target.recipients:
-                hint = "set recipients at the target: age1…, from age-keygen -y FILE"
-                raise TargetError("a secret is only changed after an encrypted backup", hint, cause="not_configured")
+            versions.require_recipients(self.target.recipients)
         opened = opened_by(self.target.secrets[name], ctx.target, self.target.timeout)
         files = Files(self.target, name)
-        rotation = Rotation(ctx, files, opened, self.consumers, versions_of, self.key, self._back_up)
-        started, done = monotonic(), False
+        gate = self.consumers.gate
+        rotation = Rotation(ctx, files, opened, self.consumers, versions_of, self.key, self._back_up, gate)
+        started = monotonic()
+        done: bool | None = False
         try:
             done = rotation.start() if journal is None else rotation.resume(journal)
         finally:
-            if not ctx.dry_run:
+            if not ctx.dry_run and done is not None:
                 ctx.measure("secret_rotation_success", float(done), "", name=name)
                 ctx.measure("secret_rotation_duration_seconds", monotonic() - started, "s", name=name)
 

@@ -273,7 +273,8 @@ class HttpService:
         if 200 <= answer.status < 300:
             return True
         text = f"{answer.url} answered {answer.status}"
-        raise TargetError(text, "name a URL that only the token decides about", cause="unfamiliar")
+        cause = "failed" if answer.status >= 500 else "unfamiliar"
+        raise TargetError(text, "name a URL that only the token decides about", cause=cause)
 
     def require(self) -> None:
         pass  # that the old value is accepted shows all

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 
 from maintd.checks.probes import as_target_error
 from maintd.checks.secrets import files, values
@@ -23,6 +24,7 @@ from maintd.checks.secrets.consumers import Consumers
 from maintd.checks.secrets.files import read_file
 from maintd.checks.secrets.logins import Held, Opened, require_distinguishing
 from maintd.checks.secrets.versions import Journal, Step, Versions
+from maintd.checks.services.gate import GateLimits
 from maintd.errors import MaintdError, TargetError
 from maintd.job.causes import Role
 from maintd.job.context import Context
@@ -31,6 +33,8 @@ from maintd.model.target import Secret, SecretsTarget
 from maintd.units import format_duration
 
 _LINE_ENDS = "\r\n"
+_WHILE_STARTING = ("refused", "unreachable", "timed_out", "partial", "failed")
+"""Causes of what does not answer yet."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ class Files:
 
 @dataclass
 class Rotation:
-    """The rotation of one secret. `key`: of the fingerprints. `back_up` is called before the first change."""
+    """The rotation of one secret. `key`: of the fingerprints. `back_up` is called before the first change. `gate`: how
+    long what its services opened may not answer after a restart."""
 
     ctx: Context
     files: Files
@@ -90,6 +95,7 @@ class Rotation:
     versions: Versions
     key: bytes
     back_up: Callable[[], None]
+    gate: GateLimits
 
     @property
     def name(self) -> str:
@@ -129,8 +135,11 @@ class Rotation:
             self.versions.begin(kept, new.value, self.opened.verifier(old), journal)
         return self._forward(journal, old, new)
 
-    def resume(self, journal: Journal) -> bool:
-        """Continue a rotation that an earlier run has begun; whether it has a new value. Raises TargetError."""
+    def resume(self, journal: Journal) -> bool | None:
+        """Continue a rotation that an earlier run has begun; whether it has a new value, None if it only waits.
+
+        Raises TargetError.
+        """
         ctx, name = self.ctx, self.name
         old = Held(journal.old_user, self.versions.before()[self.files.main].decode().rstrip(_LINE_ENDS))
         new = Held(journal.new_user, self.versions.pending())
@@ -138,7 +147,7 @@ class Rotation:
         if journal.until is not None and not journal.back and ctx.now() < journal.until:
             left = format_duration(journal.until - ctx.now())
             ctx.passed(f"old value of {name}", f"works for {left} more", expected="revoked after the overlap")
-            return False
+            return None
         if ctx.dry_run:
             self._plan(old, journal.containers)
             return False
@@ -251,8 +260,19 @@ class Rotation:
                 allowed.observed(inode_kept=before.inode == after.inode, mode_and_owner_kept=same)
                 allowed.observed(fingerprint=values.fingerprint(self.key, held.value.encode()))
 
+    def _accepts_soon(self, held: Held) -> bool | None:
+        """As `accepts`, with time for what was restarted until it answers. An answer is final, whatever it is."""
+        until = monotonic() + self.gate.within.total_seconds()
+        while True:
+            try:
+                return self.opened.accepts(held)
+            except TargetError as error:
+                if not self.secret.consumers or error.cause not in _WHILE_STARTING or monotonic() >= until:
+                    raise
+            sleep(self.gate.every.total_seconds())
+
     def _require_accepted(self, held: Held, which: str) -> None:
-        accepted = self.opened.accepts(held)
+        accepted = self._accepts_soon(held)
         check = f"{which} value of {self.name} at {self.opened.shown}"
         if accepted is None:
             health = "the health of its services" if self.secret.consumers else "nothing"
@@ -291,7 +311,7 @@ class Rotation:
                 self._write(file, content, old)
                 files.set_modified(self.files.path(file), journal.modified[file])
             self.consumers.restart(self.secret.consumers, journal.containers, recreate=self.secret.recreate)
-            accepted = self.opened.accepts(old)
+            accepted = self._accepts_soon(old)
             if accepted is False:
                 raise TargetError(f"{self.opened.shown} refuses the old value", "see its log", cause="failed")
             if self.opened.accepts(new):

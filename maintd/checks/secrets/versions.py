@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import pyrage
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -120,6 +121,12 @@ class Versions:
         path = self.path / "verifier"
         return read_file(path).value.decode() if path.exists() else None
 
+    def discard(self) -> None:
+        """Remove what a run without a journal has left: it changed nothing else. Raises TargetError."""
+        with os_errors(self.path):
+            if self.path.exists():
+                shutil.rmtree(self.path)
+
     def end(self) -> None:
         """Forget the rotation and its values; the journal goes first. Raises TargetError."""
         with os_errors(self.path):
@@ -146,15 +153,23 @@ def keep_key(folder: Path, key: bytes) -> None:
             write_private(path, key)
 
 
+def require_recipients(recipients: Sequence[str]) -> list[Any]:
+    """The keys of the recipients. Raises TargetError without any, and JobError for one that is not valid."""
+    if not any(text.strip() for text in recipients):
+        hint = "set recipients at the target: age1…, from age-keygen -y FILE"
+        raise TargetError("a secret is only changed after an encrypted backup", hint, cause="not_configured")
+    try:
+        return [parse_recipient(text) for text in recipients]
+    except ValueError as error:
+        raise JobError(f"recipients: {error}", "write public keys of age or ssh") from None
+
+
 def back_up(folder: Path, recipients: Sequence[str], at: datetime) -> tuple[Path, bytes]:
     """Encrypt all files of the folder, but not its versions, into a file beside them; return it with its content.
 
     Raises TargetError, and JobError for a recipient that is not valid.
     """
-    try:
-        keys = [parse_recipient(text) for text in recipients]
-    except ValueError as error:
-        raise JobError(f"recipients: {error}", "write public keys of age or ssh") from None
+    keys = require_recipients(recipients)
     path = folder / FOLDER / f"{at:{_TIME}}{ENCRYPTED}"
     while path.exists():
         at += timedelta(seconds=1)
