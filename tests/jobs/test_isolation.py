@@ -23,6 +23,7 @@ from support import sample_backups as made
 from support.databases import Database, database
 from support.faults import Fault, calls_of, files_below, requests_to
 from support.halting import trading_service
+from support.host_roots import HostRoot
 from support.http_services import http_service, json_reply
 from support.job_runs import JOBS, JobResult, run_job
 from support.sample_weeks import history
@@ -699,6 +700,15 @@ def _(stage: Stage) -> Case:
         made.write(stage.folder / f"{name}.pem", made_certificates.self_signed(name).pem)
     act = partial(files_below, stage.folder / "a.pem")
     return Case("certificates", r"/a\.pem", act, {"folders": {"certificates": {"path": str(stage.folder)}}})
+
+
+@case("os_updates")
+def _(stage: Stage) -> Case:
+    for name in "ab":
+        HostRoot(stage.folder / name)
+    targets = {"host": {n: {"root": str(stage.folder / n), "proc": str(stage.folder / n / "proc")} for n in ("a", "b")}}
+    act = partial(files_below, stage.folder / "a")
+    return Case("os_updates", "^a: ", act, targets, {"hosts": ["a", "b"]})
 
 
 # --- queries ------------------------------------------------------------------------------------------------------

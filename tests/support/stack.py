@@ -16,6 +16,7 @@ import httpx
 import psycopg
 import yaml
 
+from support.host_roots import HostRoot
 from support.http_services import Reply, http_service, json_reply
 from support.sample_backups import gz, tar_of, write
 from support.sample_logs import request
@@ -137,6 +138,7 @@ class Stack:
         more: dict[str, dict[str, Any]] = {
             "resource_usage": {"interval": interval},
             "log_cleanup": {"rotation": None},
+            "os_updates": {"root": str(self.folder / "host")},
             "alert_path_test": {"listen": f"127.0.0.1:{self.webhook}"},
             "backup": {"min_free": "10MB"},
             "restore_drill": {"min_free": "10MB", "scratch": "scratch"},
@@ -155,6 +157,8 @@ def stack(folder: Path) -> Iterator[Stack]:
         cache = running.enter_context(redis("--maxmemory", "200mb", "--repl-diskless-sync-delay", "0"))
         webhook = free_port()
         alerts = running.enter_context(alertmanager(routed_to(webhook)))
+        (folder / "host").mkdir()
+        HostRoot(folder / "host")
         (folder / "certificates").mkdir()
         (folder / "certificates/web.pem").write_bytes(self_signed("web", "web.example").pem)
         pages: dict[str, Any] = {}
