@@ -33,7 +33,7 @@ from endurance.window_faults import FaultInjector, all_faults
 from endurance.window_nodes import WindowNode, window_node
 from maintd.errors import StoreUnavailableError
 from maintd.model.evidence import ChangeState
-from maintd.model.run import Run, RunState, SkipReason, StepState
+from maintd.model.run import Run, RunState, StepState
 from maintd.store import Store
 from maintd.store.tables import runs
 
@@ -115,11 +115,15 @@ class _Trial:
             found = self._drive()
         finally:
             site.faults.end()
-        self._audit(found)
+        if found:
+            self._audit(found)
+        elif any(stack.halted.values()) or stack.silences or any(each.requests for each in stack.services.values()):
+            self.violations.append("a run that was refused has changed something")
         seconds = time.monotonic() - began
-        states = tuple(run.state.value for run in found)
+        states = tuple(run.state.value for run in found) or ("refused",)
         halted = sum(stack.halted.values())
-        return TrialResult(self.fault, self.person, states, halted, seconds, found[-1].reason, tuple(self.violations))
+        reason = found[-1].reason if found else "the window would contain a time that it must not"
+        return TrialResult(self.fault, self.person, states, halted, seconds, reason, tuple(self.violations))
 
     # --- what the persons do ---
 
@@ -128,7 +132,7 @@ class _Trial:
         deadline = time.monotonic() + seconds
         triggered = self.site.node.by("bob", "trigger", ENTRY, "--why", self.fault, "--json")
         if triggered.code != 0:
-            assert self.fault == "day ahead", triggered.err
+            assert self.fault == "day ahead" and "would contain" in triggered.err, triggered.err
             self.site.faults.happened = True
             return []
         self.chain.append(int(triggered.json["id"]))
@@ -169,6 +173,8 @@ class _Trial:
             self.site.store.write(
                 lambda conn: conn.execute(update(runs).where(runs.c.id == run.id).values(window_from=start))
             )
+            if self.fault == "end in stability_check-2":  # the step ends at once: its time would not fit
+                faults.happened = True
         items = enumerate(() if gate.gate is None else gate.gate.checklist, 1)
         ticks = [word for number, item in items if item.proof is None for word in ("--item", str(number))]
         if ticks:
@@ -215,14 +221,13 @@ class _Trial:
         if self.fault != "none" and not self.site.faults.happened:
             say("the fault did not happen")
         last = found[-1]
-        skipped = last.state is RunState.SKIPPED
         wait_for(lambda: self._watched_after(last), "the watch ran after it", every=0.2)
         began = any(_work_may_have_begun(run) for run in found)
         verified = any(step.name == VERIFIED_BY and step.state.is_success for step in last.steps)
         for name, halted in stack.halted.items():
             if began and not verified and not halted:
                 say(f"{name} runs, and was not verified")
-            if (last.state in _SUCCESSES or skipped) and halted:
+            if last.state in _SUCCESSES and halted:
                 say(f"{name} is halted after a run that is {last.state}")
         left = [name for name, is_halted in stack.halted.items() if is_halted]
         told = " ".join([last.reason, *(step.reason for step in last.steps)])
@@ -230,15 +235,12 @@ class _Trial:
             say(f"{left} are halted, and run {last.id} does not say so: {last.reason}")
         if stack.silences:
             say(f"silences are left: {[silence.comment for silence in stack.silences]}")
-        if not skipped:
-            self._audit_backups(found)
+        self._audit_backups(found)
         if set(stack.states().values()) != {"running"}:
             say(f"containers: {stack.states()}")
         for run in found:
             if not run.state.final or run.held:
                 say(f"run {run.id} is {run.state}, held: {run.held}")
-        if skipped and last.skip_reason is not SkipReason.WINDOW:
-            say(f"run {last.id} was skipped: {last.reason}")
         self._audit_journal()
         holders = store.locks.holders(store.now())
         mine = [(one.lock, one.run_id) for one in holders if one.run_id in self.chain]

@@ -120,16 +120,16 @@ class WindowStack:
         return str(yaml.safe_dump({"targets": self.targets(), "entries": entries}, sort_keys=False))
 
     def targets(self) -> dict[str, Any]:
-        http = {name: {"url": f"{found.url}/health", "timeout": "2s"} for name, found in self.services.items()}
+        http = {name: {"url": f"{found.url}/health", "timeout": "15s"} for name, found in self.services.items()}
         folders = {"backup_sets": "sets", "rollback": "rollback", "scratch": "scratch"}
         return {
-            "halts": {name: service.target() for name, service in self.services.items()},
+            "halts": {name: service.target(timeout="5s") for name, service in self.services.items()},
             "http": http,
-            "postgres": {"main": {"dsn": self.database.url("trading"), "timeout": "3s", "bin_dir": str(BIN)}},
-            "redis": {"main": {"url": self.cache.url, "timeout": "3s"}},
-            "docker": {"main": {"url": self.engine_url, "project": self.project.name, "timeout": "5s"}},
-            "prometheus": {"main": {"url": self.metrics, "timeout": "3s"}},
-            "alertmanager": {"main": {"url": self.alerts.url, "timeout": "2s"}},
+            "postgres": {"main": {"dsn": self.database.url("trading"), "timeout": "15s", "bin_dir": str(BIN)}},
+            "redis": {"main": {"url": self.cache.url, "timeout": "15s"}},
+            "docker": {"main": {"url": self.engine_url, "project": self.project.name, "timeout": "20s"}},
+            "prometheus": {"main": {"url": self.metrics, "timeout": "15s"}},
+            "alertmanager": {"main": {"url": self.alerts.url, "timeout": "8s"}},
             "folders": {name: {"path": str(self.folder / path)} for name, path in folders.items()},
         }
 
