@@ -239,9 +239,8 @@ def interposed(behind: str) -> Iterator[Interposed]:
         def log_message(self, *words: object) -> None:
             pass
 
-    try:
-        with served(Handler) as found.url:
+    with served(Handler) as found.url:
+        try:
             yield found
+        finally:  # before the server is closed, which waits for the threads of its requests
             found.released.set()
-    finally:
-        found.released.set()
