@@ -38,7 +38,8 @@ def procedure_texts(entry: Entry) -> Iterator[str]:
         across = f"; never across {window.not_across}" if window.not_across else ""
         announced = ", ".join(map(format_duration, window.announce))
         notices = f"; announced {announced} before" if announced else ""
-        yield f"window of {format_duration(window.lasts)}{work}{across}{notices}"
+        proof = f"; how long its rollback takes is proven by {window.rehearsal}" if window.rehearsal else ""
+        yield f"window of {format_duration(window.lasts)}{work}{across}{notices}{proof}"
 
 
 def gate_text(gate: Gate) -> str:
