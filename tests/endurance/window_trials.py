@@ -107,7 +107,7 @@ class _Trial:
         window = (
             {"not_across": f"{site.store.now() + timedelta(hours=1):%H:%M} UTC"} if self.fault == "day ahead" else {}
         )
-        site.node.overlay(stack.overlay(lasts="60s" if self.fault == "end in stability_check-2" else "3s", **window))
+        site.node.overlay(stack.overlay(lasts="60s" if self.fault == "end in stability_check-2" else "4s", **window))
         self.before = max((run.id for run in site.store.history.runs(limit=1)), default=0)
         site.faults.on_unhalt = self._on_unhalt
         site.faults.begin(self.fault, stack, site.node, site.store)

@@ -83,7 +83,7 @@ class WindowStack:
         found = connect(AlertmanagerTarget(url=self.alerts.behind)).silences()
         return [silence for silence in found if silence.state != "expired"]
 
-    def overlay(self, watch: str = "2s", lasts: str = "3s", **window: Any) -> str:
+    def overlay(self, watch: str = "2s", lasts: str = "4s", **window: Any) -> str:
         """The overlay of the shipped calendar for this site; entries that are planned do not run by themselves."""
         shipped = yaml.safe_load(SHIPPED.read_text())["entries"]
         entries: dict[str, Any] = {name: {"enabled": False} for name, entry in shipped.items() if "schedule" in entry}
@@ -181,7 +181,7 @@ def window_stack(handle: Callable[[PassingRequest], None] = PassingRequest.pass_
         alerts = running.enter_context(interposed(real.url))
         pages = running.enter_context(http_service({"/metrics": _Growing()}))
         config = (
-            "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
+            "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
             f"alerting: {{alertmanagers: [{{static_configs: [{{targets: ['127.0.0.1:{real.port}']}}]}}]}}\n"
             f"scrape_configs: [{{job_name: agents, static_configs: [{{targets: ['{pages.removeprefix('http://')}']}}]}}]\n"
         )
