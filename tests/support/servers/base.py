@@ -26,15 +26,21 @@ def free_port() -> int:
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 120.0, every: float = 0.02) -> T:
-    """Wait until the condition is true; return its value. Fail the test after `seconds`, many for a busy machine."""
+    """Wait until the condition is true; return its value. Fail the test after `seconds`, many for a busy machine.
+
+    It is evaluated every `every` seconds, and at most half of the time: a condition that starts a command would keep a
+    processor busy, which the daemon that is waited for needs.
+    """
     deadline = time.monotonic() + seconds
     while True:
+        begun = time.monotonic()
         value = condition()
         if value:
             return value
-        if time.monotonic() > deadline:
+        ended = time.monotonic()
+        if ended > deadline:
             pytest.fail(f"{what}: not within {seconds:.0f} s (last: {value!r})")
-        time.sleep(every)
+        time.sleep(max(every, min(ended - begun, 1.0)))
 
 
 def is_listening(port: int) -> bool:
