@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -419,7 +419,7 @@ def test_a_proof_without_a_result_keeps_the_damaged_database_in_place(site: Site
     damage(site)
     damaged = site.rows()
     dump = next(site.sets.glob("set-*"))
-    with as_if_made_by_another_version(dump):
+    with edited(dump, made_by_another_version):
         refused = site.run()
         kept_out = (site.databases(), site.rows())
         forced = site.run(unproven=True)
@@ -431,12 +431,17 @@ def test_a_proof_without_a_result_keeps_the_damaged_database_in_place(site: Site
     assert site.rows() == BACKED_UP
 
 
+def made_by_another_version(manifest: dict[str, Any]) -> None:
+    """The schema in the manifest is that of another pg_dump, which prints it in another form."""
+    manifest["postgres"][0]["pg_dump_version"] = "9.6"
+
+
 @contextmanager
-def as_if_made_by_another_version(folder: Path) -> Iterator[None]:
-    """The schema in the manifest of a set is that of another pg_dump, which prints it in another form."""
+def edited(folder: Path, edit: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """A set whose manifest was made otherwise, with its sums."""
     before = {path: path.read_bytes() for path in (folder / MANIFEST, folder / SUMS)}
     manifest = json.loads(before[folder / MANIFEST])
-    manifest["postgres"][0]["pg_dump_version"] = "9.6"
+    edit(manifest)
     text = json.dumps(manifest).encode()
     old = hashlib.sha256(before[folder / MANIFEST]).hexdigest().encode()
     try:
@@ -527,6 +532,47 @@ def test_a_database_that_cannot_be_opened_again_is_named_with_the_way_out(site: 
 
     assert again.outcome == "warned", again.text()
     assert site.rows() == BACKED_UP
+
+
+def test_a_database_that_was_swapped_is_not_swapped_back_by_an_undo_and_named(site: Site) -> None:
+    damage(site)
+    done = site.run()
+
+    result = site.run(back=True, approvals={}, handed=done.handed)
+
+    assert result.outcome == "failed", result.text()
+    check = result.check(f"{SUBJECT}: given up")
+    assert f"the damaged one is kept as {NAME}_damaged_" in str(check.observed)
+    assert site.rows() == BACKED_UP
+    assert result.changes == []
+
+
+def test_a_restored_database_that_is_not_as_the_manifest_has_it_is_kept_out(site: Site) -> None:
+    damage(site)
+    damaged = site.rows()
+
+    def other_content(manifest: dict[str, Any]) -> None:
+        manifest["postgres"][0]["tables"]["public.pnl_days"]["hash"] = "1"
+
+    with edited(next(site.sets.glob("set-*")), other_content):
+        result = site.run()
+
+    assert result.outcome == "failed", result.text()
+    assert "tables whose content differs" in result.check(f"{NAME}_maintd_new: checks that failed").hint
+    assert (site.databases(), site.rows()) == ([NAME], damaged)
+
+
+def test_a_database_that_is_closed_by_others_or_gone_is_not_touched(site: Site) -> None:
+    site.do(f"ALTER DATABASE {NAME} ALLOW_CONNECTIONS false", database="postgres")
+
+    closed = site.run()
+    site.server.drop(NAME)
+    gone = site.run()
+
+    assert closed.outcome == gone.outcome == "failed"
+    assert "does not accept connections, and not by maintd" in closed.text()
+    assert "there is no database trading" in gone.text()
+    assert closed.changes == gone.changes == []
 
 
 # --- images, and services that write ------------------------------------------------------------------------------

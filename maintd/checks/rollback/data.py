@@ -10,7 +10,7 @@ from maintd.checks.restore.databases import Query
 from maintd.checks.rollback import loss, permission
 from maintd.checks.rollback.dumps import Dump, choose_dump, verify_dump
 from maintd.checks.rollback.live import LiveServer, Missing, find, missing_for, missing_rights, owners_and_extensions
-from maintd.checks.rollback.replacement import Replacement
+from maintd.checks.rollback.replacement import KEPT, Replacement
 from maintd.checks.rollback.writers import Writers
 from maintd.clients.pg_dump import database_of, require_version
 from maintd.clients.postgres import connect
@@ -123,11 +123,18 @@ def give_up(ctx: Context, name: str, target: PostgresTarget, role: str | None, w
     """
     database = database_name(target, name)
     server = LiveServer(ctx, name, target, role, ctx.work_dir)
+    kept = str(ctx.handed(KEPT, ""))
     with server.elsewhere(database) as session:
         found = find(session, database)
+        is_kept = bool(kept) and find(session, kept) is not None
     if found is None:
         raise TargetError(f"there is no database {database}", "look for it in pg_database", cause="not_found")
     replacement = Replacement(ctx, server, found)
+    if is_kept and not replacement.swapped:
+        hint = f"to swap it back by hand: end all sessions, and rename {database} and {kept} in one transaction"
+        name, seen = f"{replacement.subject}: given up", f"it was replaced; the damaged one is kept as {kept}"
+        ctx.fail(name, seen, expected="undone", hint=hint)
+        return
     if replacement.swapped:
         hint = "run it again without back: what is left to do is to start the writers"
         ctx.fail(

@@ -34,6 +34,9 @@ from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 
+KEPT = "rollback_kept"
+"""Name of the value for an undo: the name under which the damaged database is kept, once it was swapped."""
+
 MARK = "maintd-rollback"
 """How the comments begin by which a later run recognises what this one has made."""
 
@@ -231,6 +234,7 @@ class Replacement:
         """
         old = self.database
         kept = kept_name(old.name, self._ctx.now())
+        self._ctx.hand_over(KEPT, kept)
         try:
             self.close()
             self._rename(source, kept)
