@@ -16,7 +16,18 @@ ENTRIES = tuple(
     for name, entry in yaml.safe_load(shipped("schedules.yaml").read_text(encoding="utf-8"))["entries"].items()
     if not any("gate" in step for step in entry["steps"] if isinstance(step, dict))
 )
-NEVER_CONFIGURED = ("postgres", "redis", "docker", "http", "prometheus", "alertmanager", "tls", "halts", "folders")
+NEVER_CONFIGURED = (
+    "postgres",
+    "redis",
+    "docker",
+    "http",
+    "prometheus",
+    "alertmanager",
+    "tls",
+    "halts",
+    "secrets",
+    "folders",
+)
 
 
 @pytest.mark.slow

@@ -314,6 +314,26 @@ def test_a_kill_at_any_instant_is_continued_by_the_next_run(
     assert killed == {"two roles": 12, "one role": 6, "redis": 8, "http": 4}[kind]
 
 
+def test_a_kill_while_it_goes_back_is_continued_by_the_next_run(folder: SecretFolder, dying: DyingJobs) -> None:
+    stuck = "the-environment-variable-takes-precedence"
+    killed = 0
+    with token_service(lambda: stuck) as url:
+        path = folder.add("token", stuck, kind="generated", http={"url": url, "header": "X-Admin-Token"})
+        modified = path.stat().st_mtime_ns
+        while dying.run("secrets_rotate", {"min_age": "0s"}, folder.all_targets(), killed + 1):
+            killed += 1
+
+            after = folder.rotate({"rotate": False})
+
+            begun = bool(after.named("interrupted rotation"))
+            assert (after.outcome == "failed") == begun, f"killed at report {killed}\n{after.text()}"
+            assert folder.read("token") == stuck, f"killed at report {killed}\n{after.text()}"
+            assert path.stat().st_mtime_ns == modified, f"killed at report {killed}"
+            assert folder.under_way == [], f"killed at report {killed}\n{after.text()}"
+
+    assert killed == 6  # two reports of each: the backup, the new value in the file, and the old one
+
+
 def assert_unchanged(folder: SecretFolder, result: JobResult, name: str, value: str) -> None:
     assert result.outcome in ("failed", "unknown"), result.text()
     assert result.changes == [], result.text()

@@ -114,3 +114,10 @@ def test_a_fingerprint_depends_on_the_key() -> None:
 def test_a_registry_that_cannot_work_is_refused(tmp_path: Path, secrets: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SecretsTarget.model_validate({"path": tmp_path, "secrets": secrets})
+
+
+def test_each_field_of_a_secret_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs/secrets-rotation.md").read_text()
+    table = text.split("## The fields of a secret")[1].split("## ")[0]
+
+    assert [name for name in Secret.model_fields if f"`{name}`" not in table] == []
