@@ -245,6 +245,20 @@ def _unpacked(packed: bytes) -> bytes:
     return gzip.decompress(packed)
 
 
+def test_the_last_backups_of_the_folder_are_kept(folder: SecretFolder) -> None:
+    with token_service(lambda: folder.read("token")) as url:
+        folder.add("token", REDIS_OLD, kind="generated", http={"url": url, "header": "X-Admin-Token"})
+        values = [REDIS_OLD]
+        for _ in range(3):
+            result = folder.rotate({"keep": 2})
+            assert result.outcome == "succeeded", result.text()
+            values.append(folder.read("token"))
+
+    kept = [_unpacked(pyrage.decrypt(path.read_bytes(), [IDENTITY])) for path in folder.backups]
+    # Each has the value of before its rotation, and no other.
+    assert [[value for value in values if value.encode() in text] for text in kept] == [[values[1]], [values[2]]]
+
+
 def test_a_service_that_keeps_the_old_token_gets_it_back(folder: SecretFolder) -> None:
     stuck = "the-environment-variable-takes-precedence"
     with token_service(lambda: stuck) as url:
