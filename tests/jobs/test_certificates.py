@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import trustme
-from support.job_runs import JobResult, run_job
+from support.job_runs import JOBS, JobResult, run_job
 from support.servers import certificates as made
 from support.servers.base import free_port
 from support.servers.certificates import Issued, issue, listener, presents, server_context
@@ -340,6 +340,20 @@ def test_a_target_that_verifies_nothing_warns_of_what_it_accepts(site: Site) -> 
 def test_without_a_server_or_a_file_it_is_not_configured() -> None:
     result = run_job("certificates", {}, {"http": {"plain": {"url": "http://127.0.0.1:9/"}}})
     assert getattr(result.error, "cause", "") == "not_configured"
+
+
+def test_doctor_completes_a_handshake_with_each_server_before_it_is_needed(site: Site, port: int) -> None:
+    tls = {
+        "web": {"address": f"127.0.0.1:{port}", "ca_file": str(site.ca_file), "timeout": "60s"},
+        "dead": {"address": f"127.0.0.1:{free_port()}"},
+    }
+    step = {"entry": "review", "step": "certificates", "job": "certificates", "params": "{}"}
+    calendar = {"steps": [{**step, "path": str(JOBS / "certificates.py")}], "store": None}
+
+    result = run_job("doctor", {"calendar": calendar}, {"tls": tls})
+
+    assert result.check("tls web: complete a handshake").status is OK, result.text()
+    assert not_ok(result) == {"tls dead: answers": FAIL}
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
