@@ -199,9 +199,12 @@ class HttpLogin(BaseModel):
 
 
 class Secret(BaseModel):
-    """A secret in a file of its own. `generated`: maintd makes a new value, for one of `postgres`, `redis` and `http`,
-    or for `consumers` alone; `derived`: another one (`of`) within a `template` with `{user}` and `{secret}`, such as a
-    URL, where both are percent-encoded; `external`: it is issued elsewhere, and never written."""
+    """A secret in a file of its own.
+
+    `generated`: its new values come from maintd, for one of `postgres`, `redis` and `http`, or for `consumers` alone;
+    `derived`: another one (`of`) within a `template` with `{user}` and `{secret}`, such as a URL, where both are
+    percent-encoded; `external`: it is issued elsewhere, and never written.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

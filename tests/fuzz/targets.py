@@ -72,6 +72,7 @@ NO_TARGET: dict[str, str] = {
     "clients/sockets": "/proc/net of the kernel; a line that is no address: tests/jobs/test_host_review.py",
     "checks/probes": "turns errors of readers into evidence, and reads nothing",
     "checks/restore/recovered": "a struct of the kernel: who is connected to a socket",
+    "checks/secrets/versions": "the journal of maintd itself; what is no journal is an error that names it",
     "checks/rollback/manifest": "manifests of maintd; any JSON in place of one: tests/unit/test_rollback_format.py",
     "checks/requirements/examine": "the params of the operator's own calendar",
     "checks/read_tally": "counts, and reads nothing",

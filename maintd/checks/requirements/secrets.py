@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from maintd.checks.hints import command
 from maintd.checks.requirements import local
 from maintd.checks.requirements.redis import may_run
 from maintd.checks.requirements.requirement import Exercise
@@ -34,7 +35,7 @@ def writable(target: SecretsTarget) -> str:
         path = target.path / (target.secrets[name].file or name)
         owned = path.stat().st_uid == os.geteuid() if path.exists() else False
         if not (os.access(path, os.W_OK) or owned):
-            hint = f"chown it to user {os.geteuid()}, or mount the folder writable"
+            hint = f"{command('chown', str(os.geteuid()), str(path))}, or mount the folder writable"
             raise TargetError(f"{path} cannot be written", hint, cause="denied")
     return f"{len(written)} files"
 

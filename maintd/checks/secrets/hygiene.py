@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from maintd.checks.backup_sets.writer import os_errors
+from maintd.checks.hints import command
 from maintd.checks.secrets.files import SecretFile, read_file
 from maintd.checks.secrets.values import entropy_bits, is_default
 from maintd.checks.secrets.versions import FOLDER
@@ -55,7 +56,7 @@ def evaluate(found: Found, now: datetime) -> Iterator[Criterion]:
         yield _age(found, now)
     mode = f"{file.mode:04o}"
     open_to_all = bool(file.mode & (stat.S_IRWXO | stat.S_IWGRP))
-    hint = f"chmod 0600 {shown(secret.file or name)}; a group that must read it: 0640"
+    hint = f"{command('chmod', '0600', secret.file or name)}; a group that must read it: 0640"
     yield Criterion(
         f"mode of {name}",
         mode,
@@ -137,7 +138,9 @@ def folder_criteria(target: SecretsTarget) -> Iterator[Criterion]:
     with os_errors(target.path):
         mode = stat.S_IMODE(target.path.stat().st_mode)
     others = "some" if mode & stat.S_IRWXO else "none"
-    yield Criterion("rights of others in the folder", others, equals="none", hint=f"chmod 0700 {shown(target.path)}")
+    yield Criterion(
+        "rights of others in the folder", others, equals="none", hint=command("chmod", "0700", str(target.path))
+    )
     names = ", ".join(unregistered(target)[:20]) or "none"
     hint = "add them to the secrets of the target, or remove them; maintd never writes them"
     yield Criterion("files that no secret names", names, equals="none", severity=CheckStatus.WARN, hint=hint)

@@ -313,7 +313,8 @@ class Rotation:
             self.consumers.restart(self.secret.consumers, journal.containers, recreate=self.secret.recreate)
             accepted = self._accepts_soon(old)
             if accepted is False:
-                raise TargetError(f"{self.opened.shown} refuses the old value", "see its log", cause="failed")
+                again = "run the job again: it goes on from here; what the server logged says why it refuses the login"
+                raise TargetError(f"{self.opened.shown} refuses the old value", again, cause="failed")
             if self.opened.accepts(new):
                 ctx.check(f"new value of {name}", "accepted", equals="refused", severity=CheckStatus.WARN, hint=hint)
             self.versions.end()
