@@ -19,22 +19,18 @@ from typing import Any
 
 from pydantic import Field
 
-from maintd.checks.docker.images import find_image
 from maintd.checks.hints import command
 from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import rehearsal as requirements
 from maintd.checks.restore.objectives import RESTORED, time_criteria
-from maintd.checks.rollback import manifest
 from maintd.checks.services import rehearsal
 from maintd.checks.services.containers import ServiceContainer, of_project
 from maintd.checks.services.gate import GateLimits
-from maintd.checks.services.rollout import OwnPlace, Rollout, RolloutScope, begin_rollout, reference_of
+from maintd.checks.services.recreate import RecreateScope, Wanted, images_wanted
+from maintd.checks.services.rollout import OwnPlace, Rollout, begin_rollout
 from maintd.job import CheckStatus, Context, Duration, JobParams, Role, TargetError, job
 
 RTO = "rehearsal_rto_seconds"
-
-Wanted = dict[str, tuple[str, str]]
-"""By the name of an original, the name and the id of the image of the manifest."""
 
 
 class Params(JobParams):
@@ -69,11 +65,17 @@ def run(ctx: Context, params: Params) -> None:
     if params.manifest not in ctx.targets.folders:
         hint = f"set targets.folders.{params.manifest} in the calendar to the folder of rollback_manifest"
         raise TargetError(f'no folder "{params.manifest}" is configured', hint, cause="not_configured")
-    scope = RolloutScope(docker=params.docker, only_running=params.only_running, gate=params.gate)
+    scope = RecreateScope(
+        docker=params.docker,
+        skip=params.skip,
+        only_running=params.only_running,
+        gate=params.gate,
+        manifest=params.manifest,
+    )
     with begin_rollout(ctx, scope, "rehearsed") as production:
         project = production.target.project or ""
         remove_all(ctx, production, project, "left by an earlier rehearsal")
-        wanted = images_wanted(ctx, params, production)
+        wanted = images_wanted(ctx, scope, production)
         originals = choose(ctx, params, production, wanted)
         seconds = None
         tag = f"{ctx.run_id}-{secrets.token_hex(4)}"
@@ -82,24 +84,6 @@ def run(ctx: Context, params: Params) -> None:
                 seconds = roll_back(ctx, production, originals, wanted, tag)
         if seconds is not None:
             report_time(ctx, params, seconds)
-
-
-def images_wanted(ctx: Context, params: Params, production: Rollout) -> Wanted:
-    """The images of the newest manifest, all of which the engine has. Raises TargetError."""
-    engine = production.engine
-    read = manifest.newest(ctx.target("folders", params.manifest).path)
-    ctx.passed("manifest", f"{read.path.name}: sha256 {read.sha256}", expected="as it was written")
-    found = Wanted()
-    for record in read.manifest.images:
-        if record.engine == engine.name and record.service not in params.skip:
-            names = (record.image, *record.digests, record.tag or record.image_id)
-            found[record.container] = (reference_of(engine, record.image_id, names), record.image_id)
-    hint = "run rollback_manifest with this Docker target first"
-    ctx.require(f"{engine.name}: images in the manifest", len(found), at_least=1, hint=hint)
-    missing = sorted({name for name, image_id in found.values() if find_image(engine, image_id) is None})
-    hint = f"pull it: {command('docker', 'pull', missing[0])}" if missing else ""
-    ctx.require(f"{engine.name}: images that are not here", ", ".join(missing) or "none", equals="none", hint=hint)
-    return found
 
 
 def choose(ctx: Context, params: Params, production: Rollout, wanted: Wanted) -> list[ServiceContainer]:

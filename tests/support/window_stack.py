@@ -100,6 +100,7 @@ class WindowStack:
         entries["daily-backup"] = {**never, "steps": {"backup": backup}}
         drill = {"min_free": "10MB", "scratch": "scratch"}
         entries["weekly-restore-drill"] = {**never, "steps": {"restore_drill": drill}}
+        entries["emergency-rollback-rehearsal"] = {"steps": {"restore_drill": drill}}
         entries["window-watch"] = {"enabled": True, "every": watch, "steps": {"window_watch": {"grace": "0s"}}}
         entries[ENTRY] = {
             "window": {"lasts": "2h", "rollback_by": "30m", **window},
