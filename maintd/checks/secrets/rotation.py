@@ -313,7 +313,7 @@ class Rotation:
             self.consumers.restart(self.secret.consumers, journal.containers, recreate=self.secret.recreate)
             accepted = self._accepts_soon(old)
             if accepted is False:
-                again = "run the job again: it goes on from here; what the server logged says why it refuses the login"
+                again = "run the job again: it goes on from here; the log of the server has the reason"
                 raise TargetError(f"{self.opened.shown} refuses the old value", again, cause="failed")
             if self.opened.accepts(new):
                 ctx.check(f"new value of {name}", "accepted", equals="refused", severity=CheckStatus.WARN, hint=hint)
