@@ -132,7 +132,8 @@ class _Trial:
         deadline = time.monotonic() + seconds
         triggered = self.site.node.by("bob", "trigger", ENTRY, "--why", self.fault, "--json")
         if triggered.code != 0:
-            assert self.fault == "day ahead" and "would contain" in triggered.err, triggered.err
+            text = triggered.out + triggered.err  # the error is JSON
+            assert self.fault == "day ahead" and "would contain" in text, text
             self.site.faults.happened = True
             return []
         self.chain.append(int(triggered.json["id"]))
