@@ -125,9 +125,11 @@ def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:  # else the thread outlives a test that fails, and the process does not end
+            server.shutdown()
+            thread.join()
 
 
 # --- answers that never end: handlers for `served` ---
