@@ -88,7 +88,7 @@ def _after(scope: NodeReader, read: Sequence[ReadEntry], names: list[str]) -> No
         needed = entries.get(needs[name])
         if needs[name] not in entries:
             within.error(node, f"after: {unknown('entry', needs[name], names, 'name an entry of this calendar')}")
-        elif needed is not None and not needed.enabled:
+        elif needed is not None and not needed.enabled and not (each.after and each.after.if_configured):
             within.warn(node, f'after: entry "{needed.name}" is disabled, so this one is always skipped')
         cycle = _find_cycle(name, needs)
         if cycle and not reported & set(cycle):

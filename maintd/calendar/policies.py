@@ -57,19 +57,23 @@ def read_positive(scope: NodeReader, node: Node, what: str) -> timedelta | None:
 
 
 def read_after(scope: NodeReader, node: Node) -> After | None:
-    """`after: {entry: NAME, within: DURATION}`."""
+    """`after: {entry: NAME, within: DURATION}`, with `if_configured: true` where that entry may be not in use."""
     if isinstance(node, ScalarNode):
         scope.error(node, f"after has no maximum age; write after: {{entry: {node.text}, within: 26h}}")
         return None
-    fields = scope.fields(node, "after", ("entry", "within"))
+    fields = scope.fields(node, "after", ("entry", "within", "if_configured"))
     for key in ("entry", "within"):
         if key not in fields:
             scope.error(node, f'after has no "{key}"; for example after: {{entry: daily-backup, within: 26h}}')
-    if len(fields) < 2:
+    if not {"entry", "within"} <= fields.keys():
         return None
     entry = scope.text(fields["entry"][1], "after: entry")
     within = read_positive(scope, fields["within"][1], "after: within")
-    return None if entry is None or within is None else After(entry=entry, within=within)
+    given = fields.get("if_configured")
+    if_configured = False if given is None else scope.flag(given[1], "after: if_configured")
+    if entry is None or within is None or if_configured is None:
+        return None
+    return After(entry=entry, within=within, if_configured=if_configured)
 
 
 def read_locks(scope: NodeReader, node: Node) -> dict[str, LockMode]:

@@ -21,7 +21,7 @@ from maintd.job.attempt_info import AttemptInfo, KnownFinding, Point, Unfinished
 from maintd.model.entry import Freeze, LockMode, is_procedure
 from maintd.model.finding import Finding
 from maintd.model.job import BrokenJob, JobDescription
-from maintd.model.run import LinkKind, Run, RunSummary, StepState
+from maintd.model.run import LinkKind, Run, RunSummary, SkipReason, StepState
 from maintd.model.run_updates import RunUpdate
 from maintd.model.status import LockHolder
 from maintd.model.target import Targets
@@ -107,6 +107,15 @@ class RunContext:
         if recent is not None:
             return recent, recent
         return None, self.store.history.last_per_entry([entry])[entry].last_success
+
+    def is_in_use(self, entry: str) -> bool:
+        """Whether an entry is enabled, has run, and was not skipped the last time since a target is not configured."""
+        if self.store is None:
+            return False
+        state = self.store.entries.states([entry]).get(entry)
+        last = self.store.history.last_per_entry([entry])[entry].last_run
+        is_enabled = state is not None and state.active
+        return is_enabled and last is not None and last.skip_reason is not SkipReason.NOT_CONFIGURED
 
     def order(
         self,

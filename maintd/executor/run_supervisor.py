@@ -285,6 +285,8 @@ class RunSupervisor:
         if after is None or self._context.store is None or self._has_started_before():
             return None
         try:
+            if after.if_configured and not self._context.is_in_use(after.entry):
+                return None
             recent, last = self._context.success_within(after.entry, after.within)
         except StoreError as error:
             text = f'whether "{after.entry}" succeeded within {format_duration(after.within)} is unknown: {error}'

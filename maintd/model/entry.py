@@ -82,10 +82,15 @@ LockMode = Literal["shared", "exclusive"]
 
 
 class After(Model):
-    """A dependency: `entry` must have succeeded, finishing at most `within` before this entry's start."""
+    """A dependency: `entry` must have succeeded, finishing at most `within` before this entry's start.
+
+    With `if_configured`, not if that entry is not in use here: it is disabled, it never ran, or its last run was
+    skipped since a target is not configured.
+    """
 
     entry: str
     within: Duration
+    if_configured: bool = False
 
 
 class Blackout(Model):

@@ -11,7 +11,7 @@ import pytest
 from support.nodes import Node, only
 from support.servers.base import wait_for
 
-from maintd.model.entry import OnFailure, Policy
+from maintd.model.entry import Entry, OnFailure, Policy
 from maintd.model.run import RunState, SkipReason, StepState, Trigger
 from maintd.model.target import FolderTarget, Targets
 
@@ -199,6 +199,28 @@ def test_a_run_needs_a_success_that_is_recent_enough(here: Node) -> None:
     assert (before.state, before.skip_reason) == (RunState.SKIPPED, SkipReason.DEPENDENCY)
     assert before.reason == f'needs a success of "{backup}" within 26h; it never succeeded'.replace("26h", "1d2h")
     assert after.state is RunState.SUCCEEDED
+
+
+def test_a_success_is_not_needed_of_an_entry_that_is_not_in_use(here: Node) -> None:
+    backup, name = f"backup-{uuid.uuid4().hex}", here.job("pass")
+    policy = Policy.model_validate({"after": {"entry": backup, "within": "26h", "if_configured": True}})
+    failing = here.step(here.job("raise ValueError"))
+    unconfigured = here.step(here.job("ctx.target('postgres', 'nowhere')"))
+    now = here.store.now()
+    entry = Entry(name=backup, title="", rule=None, steps=(), policy=Policy(), enabled=True)
+
+    def state() -> RunState:
+        return here.ended(here.queue(here.step(name), policy=policy)).state
+
+    disabled = state()
+    here.store.entries.sync([entry], {backup: "1"}, now)
+    never_ran = state()
+    not_configured = here.ended(here.queue(unconfigured, entry=backup)), state()
+    failed = here.ended(here.queue(failing, entry=backup)), state()
+
+    assert (disabled, never_ran) == (RunState.SUCCEEDED, RunState.SUCCEEDED)
+    assert (not_configured[0].skip_reason, not_configured[1]) == (SkipReason.NOT_CONFIGURED, RunState.SUCCEEDED)
+    assert (failed[0].state, failed[1]) == (RunState.FAILED, RunState.SKIPPED)
 
 
 def test_a_run_that_could_not_start_soon_enough_is_skipped(here: Node) -> None:
