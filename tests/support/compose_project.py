@@ -18,6 +18,8 @@ from support.servers.refusing_engine import PassingRequest, passing_through
 
 COMMAND = ["sh", "-c", 'test -z "$BROKEN" && exec sleep 100000']
 """Ends at once in an image with BROKEN in its environment."""
+NEVER_HEALTHY = 'HEALTHCHECK --interval=1h CMD ["false"]'
+"""Of that image: else an engine on a busy machine shows the container as running, and so as in order, before it ends."""
 
 GOOD, NEWER, BROKEN = "shop/app:1", "shop/app:2", "shop/app:3"
 WINDOW = Path(__file__).parents[2] / "deploy/cli-trading.window.yaml"
@@ -101,7 +103,8 @@ def make_images(engine: DockerEngine, client: Any) -> None:
     base = client.containers.create("shop/base:1", ["true"], network_mode="none")
     for tag, variables in ((GOOD, "VERSION=1"), (NEWER, "VERSION=2"), (BROKEN, "VERSION=3 BROKEN=1")):
         name, _, version = tag.partition(":")
-        base.commit(repository=name, tag=version, changes=f"ENV {variables}\nVOLUME /data")
+        more = f"\n{NEVER_HEALTHY}" if tag == BROKEN else ""
+        base.commit(repository=name, tag=version, changes=f"ENV {variables}\nVOLUME /data{more}")
     base.remove()
 
 
