@@ -74,8 +74,8 @@ def new_name(database: str) -> str:
 
 
 def kept_name(database: str, at: datetime) -> str:
-    """The name under which the damaged database is kept."""
-    return _with_end(database, f"_damaged_{at:%Y%m%d_%H%M%S}")
+    """The name under which the damaged database is kept; with microseconds, so that it is free."""
+    return _with_end(database, f"_damaged_{at:%Y%m%d_%H%M%S_%f}")
 
 
 @dataclass(frozen=True)
