@@ -52,6 +52,7 @@ OTHER_COMMANDS = frozenset(
     [
         "serve",
         "trigger",
+        "rehearse",
         "run",
         "logs",
         "cancel",
