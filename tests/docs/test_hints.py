@@ -59,7 +59,11 @@ def _texts() -> Iterator[tuple[str, str]]:
 
 def _pages() -> list[Path]:
     named = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "schedules.yaml")]
-    return [*named, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").glob("*"))]
+    return [
+        *named,
+        *sorted((ROOT / "docs").rglob("*.md")),
+        *sorted(path for path in (ROOT / "deploy").glob("*") if path.is_file()),
+    ]
 
 
 def _mentions() -> Iterator[Mention]:
