@@ -19,7 +19,7 @@ from support.servers.refusing_engine import PassingRequest, passing_through
 COMMAND = ["sh", "-c", 'test -z "$BROKEN" && exec sleep 100000']
 """Ends at once in an image with BROKEN in its environment."""
 NEVER_HEALTHY = 'HEALTHCHECK --interval=1h CMD ["false"]'
-"""Of that image: else an engine on a busy machine shows the container as running, and so as in order, before it ends."""
+"""Of that image: else an engine on a busy machine shows the container as running, so as in order, before it ends."""
 
 GOOD, NEWER, BROKEN = "shop/app:1", "shop/app:2", "shop/app:3"
 WINDOW = Path(__file__).parents[2] / "deploy/cli-trading.window.yaml"

@@ -146,7 +146,7 @@ def _from_client() -> bool:
 @contextmanager
 def calls_of(name: str, fault: Fault) -> Iterator[None]:
     """Let the fault act on the calls of all clients of the targets with this name."""
-    engines: set[int] = set()
+    engines: list[BoundedClient] = []  # not their ids: those of a client that is gone are used again
 
     def wrapped(cls: type[Any], method: str, is_of: Callable[[Any], bool]) -> Callable[..., Any]:
         real = getattr(cls, method)
@@ -164,7 +164,7 @@ def calls_of(name: str, fault: Fault) -> Iterator[None]:
     def noted(self: Docker, api: BoundedClient, of: str) -> None:
         made(self, api, of)
         if of == name:
-            engines.add(id(api))
+            engines.append(api)
 
     with ExitStack() as patched:
         patched.enter_context(patch.object(Docker, "__init__", noted))
@@ -176,7 +176,7 @@ def calls_of(name: str, fault: Fault) -> Iterator[None]:
                     call = wrapped(cls, method, lambda self: getattr(self, "name", None) == name)
                     patched.enter_context(patch.object(cls, method, call))
         for method in ENGINE:
-            call = wrapped(BoundedClient, method, lambda self: id(self) in engines)
+            call = wrapped(BoundedClient, method, lambda self: any(self is each for each in engines))
             patched.enter_context(patch.object(BoundedClient, method, call))
         yield
 

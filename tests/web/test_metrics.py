@@ -182,7 +182,7 @@ def test_queue_age_store_errors_and_calendar_are_exported(served: Harness, page:
 def test_measures_that_alert_rules_know_have_their_own_names(served: Harness, page: Client) -> None:
     made = Measure(name="backup_last_success_timestamp", value=1_772_000_000.0, unit="s", labels={"set": "trading"})
     left = Measure(name="ssl_certificate_expiry_days", value=12.5, unit="day", labels={"service": "api"})
-    aged = Measure(name="secret_age_days", value=30.5, unit="d", labels={"name": "admin_token"})
+    aged = Measure(name="secret_age_days", value=30.5, unit="day", labels={"name": "admin_token"})
     run_with(served.store, "nightly-vacuum", 0, items=(made, left, aged))
 
     found = scraped(page)

@@ -60,7 +60,7 @@ class SecretsFolder:
                 ctx.report(hygiene.evaluate(found[name], now))
                 age = found[name].age(now).total_seconds() / 86_400
                 if self.target.secrets[name].kind != "derived" and age >= 0:
-                    ctx.measure("secret_age_days", round(age, 2), "d", name=name)
+                    ctx.measure("secret_age_days", round(age, 2), "day", name=name)
         ctx.report(hygiene.evaluate_together(found))
         with isolate_errors(ctx, f"folder {self.name}", expected="readable"):
             ctx.report(hygiene.folder_criteria(self.target), f"folder {self.name}")
