@@ -35,7 +35,7 @@ class Params(JobParams):
     """Modes of transparent huge pages that are allowed, the wanted one first; `[]`: not examined."""
     listening: tuple[str, ...] | None = None
     """Allowed sockets beyond loopback: `22`, `53/udp`, `10.0.0.0/8:5432`. By default they are listed, not evaluated."""
-    interval: Duration = timedelta(seconds=30)
+    interval: Duration = timedelta(seconds=10)
     """Time between the two samples of how busy the disks are."""
     disks: DiskLimits = DiskLimits()
     """Limits for disks."""

@@ -68,11 +68,8 @@ class Opened(Protocol):
         """Let the old value be accepted, and the new one refused; safe to repeat. Raises TargetError."""
 
 
-class TwoRoles:
-    """Two roles of Postgres with the same rights, which take turns."""
-
-    changes_server = True
-    keeps_both = True
+class _PostgresRoles:
+    """What logins by one and by two roles have in common."""
 
     def __init__(self, target: PostgresTarget, login: PostgresLogin) -> None:
         self._target = target
@@ -84,6 +81,13 @@ class TwoRoles:
 
     def accepts(self, held: Held) -> bool | None:
         return _postgres_accepts(self._target, self._login.target, held)
+
+
+class TwoRoles(_PostgresRoles):
+    """Two roles of Postgres with the same rights, which take turns."""
+
+    changes_server = True
+    keeps_both = True
 
     def require(self) -> None:
         with self._session() as session:
@@ -116,22 +120,11 @@ class TwoRoles:
             yield session
 
 
-class OneRole:
+class OneRole(_PostgresRoles):
     """One role of Postgres, which changes its own password: that needs no right but to log in."""
 
     changes_server = True
     keeps_both = False
-
-    def __init__(self, target: PostgresTarget, login: PostgresLogin) -> None:
-        self._target = target
-        self._login = login
-        self.shown = f"postgres {login.target}"
-
-    def users(self) -> tuple[str, ...]:
-        return self._login.roles
-
-    def accepts(self, held: Held) -> bool | None:
-        return _postgres_accepts(self._target, self._login.target, held)
 
     def require(self) -> None:
         pass  # that the old value is accepted shows all
