@@ -259,6 +259,17 @@ def test_a_snapshot_that_the_server_would_not_load_is_never_taken_for_what_it_lo
     assert drilled.check("redis main: keys after a restart with append-only files").status is OK, drilled.text()
 
 
+def test_a_server_that_began_empty_and_was_never_rewritten_is_backed_up(site: Site) -> None:
+    with redis("--appendonly", "yes", "--auto-aof-rewrite-percentage", "0") as fresh, closing(fresh.client()) as client:
+        client.mset({f"key:{number}": "v" for number in range(10)})
+        uncounted = int(client.info("persistence")["aof_base_size"])
+
+        result = site.run({**site.targets(), "redis": {"main": {"url": fresh.url}}})
+
+    assert uncounted == 0  # else this shows nothing
+    assert result.check(SAVED).status is OK, result.text()
+
+
 def test_without_the_right_to_read_settings_the_mounted_folder_is_enough(site: Site) -> None:
     rights = ("on", ">pw", "~*", "-@all", "+info", "+ping", "+xinfo", "+sync", "+replconf")
     with closing(site.cache.client()) as client:

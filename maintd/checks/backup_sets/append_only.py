@@ -48,7 +48,16 @@ class Opened:
     name: str  # of the manifest
     manifest: bytes
     files: list[tuple[str, FileIO, int]] = field(default_factory=list)
+    base: str = ""  # name of the file that the increments follow, if there is one
     quiet: bool = False
+
+    def is_of(self, least: int, most: int) -> bool:
+        """Whether these are the files of a server whose own figure was `least` before, and `most` afterwards.
+
+        A server that began empty does not count its base until it is started again or rewrites it (seen with 7.0).
+        """
+        base = sum(size for name, _, size in self.files if name == self.base)
+        return any(least <= self.size_bytes - uncounted <= most for uncounted in (0, base))
 
     @property
     def size_bytes(self) -> int:
@@ -126,7 +135,7 @@ def open_files(stack: ExitStack, server: RedisServer, folder: Path, name: str, p
                 seen = "the manifest has changed"
                 continue
             least, most = int(before.get("aof_current_size", -1)), int(after.get("aof_current_size", -1))
-            if not least <= opened.size_bytes <= most:
+            if not opened.is_of(least, most):
                 seen = f"they have {opened.size_bytes} bytes, and the server's have {most}"
                 continue
             opened.quiet = least == most
@@ -210,12 +219,12 @@ def _wait_for_rewrite(server: RedisServer, patience: timedelta) -> None:
 def _open_once(stack: ExitStack, folder: Path, name: str) -> Opened | None:
     """The files of the manifest; None when it changed before all were open. Raises OSError and TargetError."""
     manifest = _read(folder / name)
-    files = []
-    for file_name, _ in live_files(manifest):
-        files.append((file_name, stack.enter_context(open_regular(folder / file_name))))
+    listed = live_files(manifest)
+    files = [(one, stack.enter_context(open_regular(folder / one))) for one, _ in listed]
     if _read(folder / name) != manifest:
         return None
-    return Opened(folder, name, manifest, [(one, file, os.fstat(file.fileno()).st_size) for one, file in files])
+    sizes = [(one, file, os.fstat(file.fileno()).st_size) for one, file in files]
+    return Opened(folder, name, manifest, sizes, next((one for one, kind in listed if kind == "b"), ""))
 
 
 def _read(path: Path) -> bytes:
