@@ -14,18 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import field_validator
-
 from maintd.checks.host import health, usage
 from maintd.checks.host.health import HostLimits
 from maintd.checks.host.usage import ContainerUsageLimits, HostUsageLimits
+from maintd.checks.limits import SampleInterval
 from maintd.checks.probes import Probe, collect_all, isolate_errors
 from maintd.checks.requirements.of_jobs import resource_usage as requirements
-from maintd.job import Context, Duration, JobParams, MaintdError, duration_text, job
+from maintd.job import Context, JobParams, MaintdError, duration_text, job
 
 
 class Params(JobParams):
-    interval: Duration = timedelta(seconds=5)
+    interval: SampleInterval = timedelta(seconds=5)
     """Time between the two samples; less than a few seconds is not representative."""
     host: HostLimits = HostLimits()
     """Limits for hosts."""
@@ -35,13 +34,6 @@ class Params(JobParams):
     """Limits for the usage of containers."""
     backups: tuple[str, ...] = ("backups",)
     """Names of folder targets; each needs free space of twice its largest file."""
-
-    @field_validator("interval")
-    @classmethod
-    def _bounded(cls, value: timedelta) -> timedelta:
-        if not timedelta(milliseconds=100) <= value <= timedelta(minutes=5):
-            raise ValueError("must be between 100ms and 5m")
-        return value
 
 
 @job(timeout="10m", repeatable=True, history_of="job", requires=requirements)

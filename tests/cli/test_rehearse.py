@@ -7,7 +7,7 @@ from pathlib import Path
 from support.servers.base import wait_for
 from support.servers.maintd import maintd_daemon
 
-JOB = '''"""Take as long as it is told."""
+JOB = '''"""Take as long as its params request."""
 
 from maintd.job import Context, JobParams, job
 

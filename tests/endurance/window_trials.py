@@ -231,8 +231,8 @@ class _Trial:
             if last.state in _SUCCESSES and halted:
                 say(f"{name} is halted after a run that is {last.state}")
         left = [name for name, is_halted in stack.halted.items() if is_halted]
-        told = " ".join([last.reason, *(step.reason for step in last.steps)])
-        if left and "halted" not in told and "service_halt" not in told and "service_unhalt" not in told:
+        reported = " ".join([last.reason, *(step.reason for step in last.steps)])
+        if left and "halted" not in reported and "service_halt" not in reported and "service_unhalt" not in reported:
             say(f"{left} are halted, and run {last.id} does not say so: {last.reason}")
         if stack.silences:
             say(f"silences are left: {[silence.comment for silence in stack.silences]}")

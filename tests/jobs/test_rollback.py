@@ -6,19 +6,17 @@ import hashlib
 import json
 import os
 import signal
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from support.compose_project import GOOD, NEWER, Project, make_images
+from support.compose_project import GOOD, NEWER, Project
 from support.job_runs import JobResult, run_job
 from support.rollbacks import BACKED_UP, NAME, ORIGINAL, Origin, Site, damage, origin_of_backup, rollback_site
-from support.servers.docker import DockerEngine, docker_engine
 from support.servers.postgres import BIN
 from support.servers.redis import RedisServer, redis
 
@@ -576,21 +574,6 @@ def test_a_database_that_is_closed_by_others_or_gone_is_not_touched(site: Site) 
 
 
 # --- images, and services that write ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[DockerEngine]:
-    with docker_engine() as started, closing(started.client()) as client:
-        make_images(started, client)
-        yield started
-
-
-@pytest.fixture
-def project(engine: DockerEngine) -> Iterator[Project]:
-    with closing(engine.client()) as client:
-        made = Project(engine, client, f"p{uuid.uuid4().hex[:8]}", "none")
-        yield made
-        made.remove()
 
 
 @pytest.mark.engine

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.compose_project import COMMAND, Project, make_images, severed_engine
+from support.compose_project import COMMAND, Project, severed_engine
 from support.secret_folders import SecretFolder, token_service
-from support.servers.docker import DockerEngine, docker_engine
 
 from maintd.model.evidence import ChangeState, CheckStatus
 
@@ -20,21 +17,6 @@ pytestmark = [pytest.mark.server, pytest.mark.engine]
 OLD = "the-old-token-of-the-service-0123456789"
 MOUNTED = "/run/secrets/token"
 FAST: dict[str, Any] = {"gate": {"every": "50ms", "settle": "0s", "within": "1m"}, "only_running": ["web", "worker"]}
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[DockerEngine]:
-    with docker_engine() as started, closing(started.client()) as client:
-        make_images(started, client)
-        yield started
-
-
-@pytest.fixture
-def project(engine: DockerEngine) -> Iterator[Project]:
-    with closing(engine.client()) as client:
-        made = Project(engine, client, f"p{uuid.uuid4().hex[:8]}", "none")
-        yield made
-        made.remove()
 
 
 @pytest.fixture

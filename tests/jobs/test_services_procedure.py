@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import uuid
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.compose_project import GOOD, NEWER, Project, make_images
+from support.compose_project import GOOD, NEWER, Project
 from support.servers.base import wait_for
-from support.servers.docker import DockerEngine, docker_engine
 from support.servers.maintd import RunningDaemon, maintd_daemon
 
 from maintd.checks.rollback import manifest
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[DockerEngine]:
-    with docker_engine() as started, closing(started.client()) as client:
-        make_images(started, client)
-        yield started
-
-
-@pytest.fixture
-def project(engine: DockerEngine) -> Iterator[Project]:
-    with closing(engine.client()) as client:
-        made = Project(engine, client, f"p{uuid.uuid4().hex[:8]}", "none")
-        yield made
-        made.remove()
 
 
 def calendar(project: Project, folder: Path, within: str, *, alone: bool = False) -> str:

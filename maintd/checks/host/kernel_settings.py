@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -97,7 +98,7 @@ def collect(target: HostTarget, keys: Iterable[str]) -> KernelFacts:
     """Read the settings of a host; an error is in the place of its value."""
     host = resolved(target)
     return KernelFacts(
-        values={key: value_or_error(lambda key=key: _running(host.proc, key)) for key in keys},  # type: ignore[misc]
+        values={key: value_or_error(partial(_running, host.proc, key)) for key in keys},
         huge_pages=value_or_error(lambda: sysctl.huge_pages(host.root)),
         boot=value_or_error(lambda: sysctl.boot_settings(host.root)),
     )

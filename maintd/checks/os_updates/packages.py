@@ -152,9 +152,9 @@ def _newer(path: Path, wanted: Mapping[str, list[Package]]) -> Iterator[tuple[Pa
         raise TargetError(f"{path.name}: is damaged: {error}", "apt-get update", cause="malformed") from error
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value] # reads bytes as any other
+        return gzip.open(path, "rb")
     if path.suffix == ".xz":
         return lzma.open(path, "rb")
     if path.name.endswith("_Packages"):
@@ -202,7 +202,7 @@ def _date(text: str | None) -> datetime | None:
     return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _stanzas(file: IO[bytes], wanted: set[str]) -> Iterator[dict[str, str]]:
+def _stanzas(file: IO[bytes] | gzip.GzipFile, wanted: set[str]) -> Iterator[dict[str, str]]:
     """The wanted fields of each paragraph, with printable values."""
     names = {f"{name}:".encode(): name for name in wanted}
     stanza: dict[str, str] = {}

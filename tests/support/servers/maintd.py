@@ -20,7 +20,7 @@ from support.servers.base import free_port, running, wait_for
 MAINTD = Path(sys.executable).parent / "maintd"
 
 NOT_INSTALLED = Path(__file__).parents[1] / "not_installed"
-"""Stands for libraries that an installation of maintd does not have."""
+"""In the place of libraries that an installation of maintd does not have."""
 
 
 def clean_environ(**more: str) -> dict[str, str]:
