@@ -79,6 +79,6 @@ _PLURAL: dict[type, str] = {Check: "checks", Measure: "measures", Change: "chang
 
 def shortened(check: Check, longest: int) -> Check:
     """The check with each text of more than `longest` characters cut."""
-    values = ((name, getattr(check, name)) for name in ("name", "observed", "expected", "unit", "hint"))
+    values = ((name, getattr(check, name)) for name in ("name", "observed", "expected", "unit", "hint", "rule"))
     cut = {name: f"{value[:longest]}…" for name, value in values if isinstance(value, str) and len(value) > longest}
     return check.model_copy(update=cut) if cut else check

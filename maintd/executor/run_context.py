@@ -229,5 +229,6 @@ class RunContext:
 
 def _known_finding(finding: Finding, now: datetime) -> KnownFinding:
     if finding.acknowledgement is None or not finding.acknowledged(now):
-        return KnownFinding()
-    return KnownFinding(finding.acknowledgement.by, finding.acknowledgement.why, finding.acknowledgement.until)
+        return KnownFinding(finding.first_seen_at)
+    known = finding.acknowledgement
+    return KnownFinding(finding.first_seen_at, known.by, known.why, known.until)

@@ -23,6 +23,7 @@ class KnownFinding:
     """An open finding of this step. `by`, `why` and `until` are those of its acknowledgement; `by` is empty without
     one."""
 
+    since: datetime
     by: str = ""
     why: str = ""
     until: datetime | None = None

@@ -118,6 +118,7 @@ class Context:
         self.worst = CheckStatus.OK
         self.failed: list[Check] = []
         self.not_observed: list[Check] = []  # unknown, and not optional
+        self.checks: list[Check] = []  # all that were recorded, in order
         self._cause_of: Callable[[Check], str] | None = None
 
     # --- the attempt ---
@@ -249,6 +250,7 @@ class Context:
         severity: CheckStatus = CheckStatus.FAIL,
         unit: str = "",
         hint: str = "",
+        rule: str = "",
         optional: bool = False,
         limited_by: Sequence[Bounded] = (),
     ) -> Check:
@@ -266,6 +268,7 @@ class Context:
                 severity=severity,
                 unit=unit,
                 hint=hint,
+                rule=rule,
                 optional=optional,
                 limited_by=limited_by,
             ).evaluate()
@@ -293,26 +296,37 @@ class Context:
         *,
         expected: str = "an answer",
         role: Role = Role.SUBJECT,
+        rule: str = "",
     ) -> Check:
         """Record the criterion of a target that raised an error, see `Criterion.from_error`."""
-        return self._record(Criterion.from_error(name, error, expected=expected, role=role).evaluate())
+        return self._record(Criterion.from_error(name, error, expected=expected, role=role, rule=rule).evaluate())
 
     def unknown(
-        self, name: str, cause: str, *, expected: str = "an answer", hint: str = "", optional: bool = False
+        self,
+        name: str,
+        cause: str,
+        *,
+        expected: str = "an answer",
+        hint: str = "",
+        rule: str = "",
+        optional: bool = False,
     ) -> Check:
         """Record that a criterion could not be observed, and why.
 
         The attempt cannot succeed any more, unless `optional` marks an answer that this site can do without.
         """
-        return self._record(Criterion(name, unknown=cause, equals=expected, hint=hint, optional=optional).evaluate())
+        criterion = Criterion(name, unknown=cause, equals=expected, hint=hint, rule=rule, optional=optional)
+        return self._record(criterion.evaluate())
 
-    def passed(self, name: str, observed: Scalar, *, expected: str) -> Check:
+    def passed(self, name: str, observed: Scalar, *, expected: str, rule: str = "") -> Check:
         """Record a criterion that was observed and met, whose expectation is only text."""
-        return self._record(Check(name=name, observed=observed, expected=expected, status=CheckStatus.OK))
+        return self._record(Check(name=name, observed=observed, expected=expected, status=CheckStatus.OK, rule=rule))
 
-    def fail(self, name: str, observed: Scalar, *, expected: str, hint: str = "") -> Check:
+    def fail(self, name: str, observed: Scalar, *, expected: str, hint: str = "", rule: str = "") -> Check:
         """Record a failed criterion whose expectation is only text."""
-        return self._record(Check(name=name, observed=observed, expected=expected, status=CheckStatus.FAIL, hint=hint))
+        return self._record(
+            Check(name=name, observed=observed, expected=expected, status=CheckStatus.FAIL, hint=hint, rule=rule)
+        )
 
     @contextmanager
     def symptoms(self, cause_of: Callable[[Check], str]) -> Iterator[None]:
@@ -572,6 +586,7 @@ class Context:
             self.failed.append(check)
         if check.status is CheckStatus.UNKNOWN and not check.optional:
             self.not_observed.append(check)
+        self.checks.append(check)
         self._send(check)
         return check
 

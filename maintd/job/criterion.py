@@ -33,7 +33,8 @@ class Criterion:
 
     `equals`, `one_of`, `at_most` and `at_least` must hold, else the status is `severity`; `warn_above` and
     `warn_below` only warn. `unknown` is the cause why the value could not be observed; None and NaN are unknown, too.
-    `unit="B"` formats limits as sizes. An `optional` criterion may be unknown without an effect on the run's state: a
+    `unit="B"` formats limits as sizes. `rule` is the rule that is checked and where it comes from, in a few words:
+    `CIS Docker Benchmark 1.6.0, 5.4`. An `optional` criterion may be unknown without an effect on the run's state: a
     fact of the site, such as checksums that are not written. `limited_by` are the collections that the value comes
     from: when one of them left something out, the criterion cannot be ok, and is unknown unless it fails anyway.
     """
@@ -49,6 +50,7 @@ class Criterion:
     severity: CheckStatus = CheckStatus.FAIL
     unit: str = ""
     hint: str = ""
+    rule: str = ""
     unknown: str = ""
     optional: bool = False
     limited_by: Sequence[Bounded] = ()
@@ -61,14 +63,15 @@ class Criterion:
         *,
         expected: str = "an answer",
         role: Role = Role.SUBJECT,
+        rule: str = "",
     ) -> Self:
         """The criterion of a target that raised an error instead of an answer; see `maintd.job.causes`."""
         cause = error.cause if isinstance(error, TargetError) else "not_configured"
         text = f"{cause}: {error.message}"
         hint = error.hint or hint_for(cause)
         if status_of(cause, role) is CheckStatus.UNKNOWN:
-            return cls(name, unknown=text, equals=expected, hint=hint)
-        return cls(name, text, equals=expected, hint=hint)
+            return cls(name, unknown=text, equals=expected, hint=hint, rule=rule)
+        return cls(name, text, equals=expected, hint=hint, rule=rule)
 
     @property
     def status(self) -> CheckStatus:
@@ -98,6 +101,7 @@ class Criterion:
                 expected=expected or "an answer",
                 status=CheckStatus.UNKNOWN,
                 hint=self.hint,
+                rule=self.rule,
                 optional=self.optional,
             )
         observed, unit = _plain(self.observed, self.unit)
@@ -109,6 +113,7 @@ class Criterion:
             unit=unit,
             status=CheckStatus.OK if missed is None else missed.status,
             hint=self.hint,
+            rule=self.rule,
             missed_limit=None if missed is None else number_of(_plain(missed.value, self.unit)[0]),
         )
 

@@ -46,6 +46,7 @@ class Check(Model):
     hint: str = ""
     optional: bool = False  # may be unknown without an effect on the run's state
     because: str = ""  # name of the failed check of the same attempt that this one follows from
+    rule: str = ""  # the rule that it follows, and where that comes from: `CIS Docker Benchmark 1.6.0, 5.4`
     missed_limit: float | None = None  # the limit that is not met, in `unit`; None: it is met, or is no number
 
     @property

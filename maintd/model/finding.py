@@ -76,6 +76,7 @@ class Finding(Model):
     expected: str
     unit: str = ""
     hint: str = ""
+    rule: str = ""  # the rule that the check follows, and where it comes from
     because: str = ""  # name of the check that it follows from; such a finding never notifies
     first_seen_at: Instant  # since it was last gone
     last_seen_at: Instant

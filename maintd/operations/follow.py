@@ -406,7 +406,9 @@ def _kind(before: Finding, check: Check) -> ChangeKind:
 
 
 def _observed(check: Check) -> dict[str, object]:
-    return {name: getattr(check, name) for name in ("status", "observed", "expected", "unit", "hint", "because")}
+    return {
+        name: getattr(check, name) for name in ("status", "observed", "expected", "unit", "hint", "rule", "because")
+    }
 
 
 def _ended(acknowledgement: Acknowledgement, why: str, now: datetime) -> Acknowledgement:

@@ -101,6 +101,8 @@ def _lines(finding: ListedFinding, now: datetime, width: int, style: Style) -> I
         yield from wrap(f"follows from: {finding.because}", width, "  ", "    ")
     elif finding.hint and not gone:
         yield from wrap(finding.hint, width, "  → ", "    ")
+    if finding.rule and not gone:
+        yield from (style(line, Tone.DIM) for line in wrap(f"rule: {finding.rule}", width, "  ", "    "))
 
 
 def _gone_text(finding: ListedFinding, now: datetime) -> str:

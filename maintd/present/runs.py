@@ -290,6 +290,9 @@ def check_lines(check: Check, width: int, style: Style, indent: str = "    ") ->
         yield from wrap(f"follows from: {check.because}", width, f"{indent}  ", f"{indent}    ")
     elif check.hint and check.status is not CheckStatus.OK:
         yield from wrap(check.hint, width, f"{indent}  → ", f"{indent}    ")
+    if check.rule and check.status is not CheckStatus.OK:
+        lines = wrap(f"rule: {check.rule}", width, f"{indent}  ", f"{indent}    ")
+        yield from (style(line, Tone.DIM) for line in lines)
 
 
 def change_text(change: Change) -> str:

@@ -133,6 +133,7 @@ def check(row: AnyRow) -> Check:
         unit=row.unit,
         status=row.status,
         hint=row.hint,
+        rule=row.rule,
         optional=row.optional,
         because=row.because,
         missed_limit=row.missed_limit,

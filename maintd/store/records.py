@@ -135,7 +135,10 @@ LEFT_OUT: dict[Table, dict[str, str]] = {
         "log_bytes": "the log is pruned before the run",
         "log_lines_left_out": "the log is pruned before the run",
     },
-    checks: {"missed_limit": "it is in the text of what was expected"},
+    checks: {
+        "missed_limit": "it is in the text of what was expected",
+        "rule": "where a limit comes from, not what was observed",
+    },
 }
 """Columns of the same tables that no record depends on, and why."""
 

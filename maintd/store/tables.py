@@ -302,6 +302,7 @@ checks = _evidence(
     Column("optional", Boolean, nullable=False, server_default=false()),
     Column("because", CleanText, nullable=False, server_default=text("''")),
     Column("missed_limit", Float(53)),
+    Column("rule", CleanText, nullable=False, server_default=text("''")),
 )
 
 changes = _evidence(
@@ -492,6 +493,7 @@ findings = Table(
     Column("expected", CleanText, nullable=False),
     Column("unit", CleanText, nullable=False),
     Column("hint", CleanText, nullable=False),
+    Column("rule", CleanText, nullable=False, server_default=text("''")),
     Column("because", CleanText, nullable=False),
     Column("first_seen_at", UtcDateTime, nullable=False),  # since it was last gone
     Column("last_seen_at", UtcDateTime, nullable=False),

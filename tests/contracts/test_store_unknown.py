@@ -39,6 +39,7 @@ AS_OF_REVISION_1 = (
     "ALTER TABLE checks DROP COLUMN optional",
     "ALTER TABLE checks DROP COLUMN because",
     "ALTER TABLE checks DROP COLUMN missed_limit",
+    "ALTER TABLE checks DROP COLUMN rule",
     "ALTER TABLE changes ADD COLUMN done BOOLEAN DEFAULT true NOT NULL",
     "UPDATE changes SET done = false WHERE state = 'planned'",
     "DROP INDEX ix_changes_run",

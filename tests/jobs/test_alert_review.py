@@ -220,14 +220,15 @@ def test_a_silence_that_ends_soon_is_named_when_it_hides_an_alert(wired: Wired) 
     assert "DiskFull" in ending.hint
 
 
+SINCE = datetime(2026, 11, 20, tzinfo=UTC)
 REDIS_DOWN = "alert RedisDown (cluster=one, instance=redis:6379)"
 
 
 @pytest.mark.server
 def test_an_alert_that_is_acknowledged_as_a_finding_is_logged_and_does_not_fail(wired: Wired) -> None:
     until = datetime.now(UTC) + timedelta(days=2)
-    known = KnownFinding("ada", "new server on Monday", until)
-    over = KnownFinding("ada", "new server on Monday", datetime.now(UTC) - timedelta(days=1))
+    known = KnownFinding(SINCE, "ada", "new server on Monday", until)
+    over = KnownFinding(SINCE, "ada", "new server on Monday", datetime.now(UTC) - timedelta(days=1))
 
     unknown = wired.review({"alerts": NOW})
     holds = wired.review({"alerts": NOW}, findings={REDIS_DOWN: known})
@@ -258,7 +259,10 @@ def without(wired: Wired, kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize("finding", [REDIS_DOWN, "alert RedisDown (instance=redis:6379)"])
 def test_an_acknowledgement_holds_whichever_server_is_silent(wired: Wired, silent: str, finding: str) -> None:
     until = datetime.now(UTC) + timedelta(days=2)
-    findings = {finding: KnownFinding("ada", "new server on Monday", until), "alert Gone (a=b)": KnownFinding()}
+    findings = {
+        finding: KnownFinding(SINCE, "ada", "new server on Monday", until),
+        "alert Gone (a=b)": KnownFinding(SINCE),
+    }
 
     result = run_job("alert_review", {"alerts": NOW}, without(wired, silent), findings=findings)
 
@@ -272,7 +276,9 @@ def test_an_acknowledgement_holds_whichever_server_is_silent(wired: Wired, silen
 @pytest.mark.server
 @pytest.mark.parametrize("silent", ["alertmanager", "prometheus"])
 def test_an_unacknowledged_alert_keeps_its_finding_whichever_server_is_silent(wired: Wired, silent: str) -> None:
-    result = run_job("alert_review", {"alerts": NOW}, without(wired, silent), findings={REDIS_DOWN: KnownFinding()})
+    result = run_job(
+        "alert_review", {"alerts": NOW}, without(wired, silent), findings={REDIS_DOWN: KnownFinding(SINCE)}
+    )
 
     assert [check.name for check in result.checks if check.name.startswith("alert RedisDown")] == [REDIS_DOWN]
     assert result.check(REDIS_DOWN).status is CheckStatus.FAIL
@@ -282,7 +288,7 @@ def test_an_unacknowledged_alert_keeps_its_finding_whichever_server_is_silent(wi
 def test_a_finding_of_an_alert_that_fires_for_a_short_time_only_stays(wired: Wired) -> None:
     limits = {"alerts": {**NOW, "critical_within": "7d"}}
 
-    result = wired.review(limits, findings={REDIS_DOWN: KnownFinding()})
+    result = wired.review(limits, findings={REDIS_DOWN: KnownFinding(SINCE)})
 
     kept = result.check(REDIS_DOWN)
     assert (kept.status, kept.optional) == (CheckStatus.UNKNOWN, True), result.text()
@@ -291,7 +297,11 @@ def test_a_finding_of_an_alert_that_fires_for_a_short_time_only_stays(wired: Wir
 
 @pytest.mark.server
 def test_a_finding_is_over_when_its_alert_no_longer_fires_or_is_silenced(wired: Wired) -> None:
-    open_ones = {"alert Gone (instance=a)": KnownFinding(), REDIS_DOWN: KnownFinding(), "other": KnownFinding()}
+    open_ones = {
+        "alert Gone (instance=a)": KnownFinding(SINCE),
+        REDIS_DOWN: KnownFinding(SINCE),
+        "other": KnownFinding(SINCE),
+    }
     with silenced(wired.alertmanager, is_("alertname", "RedisDown"), is_("instance", "redis:6379")):
         result = wired.review({"alerts": NOW}, findings=open_ones)
 

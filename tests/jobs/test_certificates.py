@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trustme
 from support.job_runs import JOBS, JobResult, run_job
+from support.receivers import SmtpController
 from support.servers import certificates as made
 from support.servers.base import free_port
 from support.servers.certificates import Issued, issue, listener, presents, server_context
@@ -301,10 +302,8 @@ def test_a_postgres_server_is_examined_and_one_without_tls_fails(site: Site, goo
 
 
 def test_a_mail_server_is_examined_by_starttls(site: Site, good: Issued) -> None:
-    from aiosmtpd.controller import Controller
-
     context = server_context(good, site.folder)
-    controller = Controller(object(), hostname="127.0.0.1", port=free_port(), tls_context=context)
+    controller = SmtpController(object(), hostname="127.0.0.1", port=free_port(), tls_context=context)
     controller.start()
     try:
         result = site.examine(controller.port, starttls="smtp")
