@@ -1,4 +1,4 @@
-"""The report of a review: findings with rule and remedy, what is new, what was seen to pass, and no chart without data."""
+"""The report of a review: findings with rule and remedy, what is new, what passed, and no chart without data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build(checks: list[Check], known: dict[str, KnownFinding] | None = None, run
     return build_review(
         checks,
         known or {},
-        {status: earlier for status in CheckStatus},
+        dict.fromkeys(CheckStatus, earlier),
         kind="security-audit",
         title="Security Audit",
         sections=[Section("Own", lines=(Line("images", "12", "engine main; now", 12),))],
