@@ -25,6 +25,8 @@ from maintd.checks.requirements.of_jobs import certificates as requirements
 from maintd.clients import tls_server
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.references import resolved
+from maintd.reports.document import Cell, Section, Table, columns
+from maintd.reports.review_report import publish_review
 
 DAY = timedelta(days=1)
 
@@ -47,6 +49,7 @@ class Params(JobParams):
 @job(
     timeout="10m",
     repeatable=True,
+    reads_findings=True,
     requires=requirements,
     admin_params=True,  # they name files to read
 )
@@ -69,6 +72,8 @@ def run(ctx: Context, params: Params) -> None:
                 evidence += [server_evidence(seen.place, item) for item in found]
     evidence += [item for subject, file in files.items() for item in file_evidence(subject, file)]
     ctx.save("certificates.json", json.dumps(evidence, indent=1), "application/json")
+    with ctx.phase("write the report"):
+        publish_review(ctx, kind="certificates", title="Certificates", sections=[validity(evidence)])
 
 
 def places_of(ctx: Context, params: Params) -> Iterator[Place]:
@@ -129,6 +134,17 @@ def measure(ctx: Context, place: Place, found: list[Presented]) -> None:
     ctx.measure("ssl_certificate_lifetime_days", worst.leaf.lifetime / DAY, "day", service=place.name)
     if all(item.verified is not None for item in found):
         ctx.measure("ssl_certificate_verified", all(item.verified for item in found), service=place.name)
+
+
+def validity(evidence: list[dict[str, Any]]) -> Section:
+    """The certificates that were read, those that end first first."""
+    rows = tuple(
+        tuple(Cell(str(text)) for text in (where, part, item["subject"], item["issuer"], item["not_after"]))
+        for item in sorted(evidence, key=lambda item: str(item["not_after"]))
+        for where, part in [(item.get("server", item.get("file")), item.get("address", item.get("label")))]
+    )
+    titles = columns("Where", "Address or name", "Subject", "Issuer", "Ends")
+    return Section("Certificates", tables=(Table("As presented and as stored", titles, rows, "None was read."),))
 
 
 def server_evidence(place: Place, item: Presented) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from maintd.checks.probes import Probe, collect_all, isolate_errors, value_or_er
 from maintd.checks.requirements.of_jobs import host_review as requirements
 from maintd.clients.host import time_sync
 from maintd.job import Context, JobParams, MaintdError, duration_text, job
+from maintd.reports.review_report import publish_review
 
 
 class Params(JobParams):
@@ -62,7 +63,7 @@ class Params(JobParams):
         return None if self.listening is None else [Allowed.parse(text) for text in self.listening]
 
 
-@job(timeout="10m", repeatable=True, history_of="job", requires=requirements)
+@job(timeout="10m", repeatable=True, reads_findings=True, history_of="job", requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     """Read everything of all hosts at once, then report it."""
     with ctx.phase(f"read the settings and sample the disks, {duration_text(params.interval)} apart"):
@@ -73,6 +74,8 @@ def run(ctx: Context, params: Params) -> None:
     for name in ctx.chosen("host", params.hosts):
         with isolate_errors(ctx, f"host {name}: clock synchronised", expected="yes"):
             usage.report_clock(ctx, f"host {name}", value_or_error(time_sync), params.clock)
+    with ctx.phase("write the report"):
+        publish_review(ctx, kind="host-review", title="Host Review")
 
 
 def probes(ctx: Context, params: Params) -> Iterator[Probe]:

@@ -16,6 +16,7 @@ from maintd.checks.os_updates import evaluate, packages, running
 from maintd.checks.os_updates.evaluate import Limits
 from maintd.checks.probes import isolate_errors
 from maintd.job import Context, Duration, JobParams, TargetError, job
+from maintd.reports.review_report import publish_review
 
 IN_CONTAINER = ("/.dockerenv", "/run/.containerenv")
 
@@ -41,12 +42,19 @@ class Params(JobParams):
     """Last day of the distribution's support, for one that the table lacks, or one with extended support."""
 
 
-@job(timeout="15m", repeatable=True, admin_params=True)  # root names files to read
+@job(timeout="15m", repeatable=True, reads_findings=True, admin_params=True)  # root names files to read
 def run(ctx: Context, params: Params) -> None:
     """Examine each host."""
-    if params.root is not None:
-        examine(ctx, params, "host", params.root, params.root / "proc")
-        return
+    root = params.root
+    hosts = mounted_hosts(ctx, params) if root is None else {"host": (root, root / "proc")}
+    for name, (root_of_host, proc) in hosts.items():
+        examine(ctx, params, name, root_of_host, proc)
+    with ctx.phase("write the report"):
+        publish_review(ctx, kind="os-updates", title="Updates of Hosts")
+
+
+def mounted_hosts(ctx: Context, params: Params) -> dict[str, tuple[Path, Path]]:
+    """The root and /proc of each host target; in a container only of those that are mounted. Raises TargetError."""
     found = {name: ctx.target("host", name) for name in params.hosts or ctx.targets.host}
     if any(Path(mark).exists() for mark in IN_CONTAINER):
         # The root of a container is that of its image, which is not the host's.
@@ -54,8 +62,7 @@ def run(ctx: Context, params: Params) -> None:
     if not found:
         hint = "mount the host's root and /proc, and set targets.host: {local: {root: /host, proc: /host/proc}}"
         raise TargetError("the host is not mounted into this container", hint, cause="not_configured")
-    for name, target in found.items():
-        examine(ctx, params, name, target.root, target.proc)
+    return {name: (target.root, target.proc) for name, target in found.items()}
 
 
 def examine(ctx: Context, params: Params, host: str, root: Path, proc: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_setting_that_differs_warns_with_the_line_to_write(host: Path, key: st
     assert not_ok(result) == {key: CheckStatus.WARN}
     line = f"{key} = {WANTED[key]}"
     assert line in found(result, key).hint
-    assert "source: " in found(result, key).hint
+    assert found(result, key).rule
     assert line in artifact(result, "local.sysctl.conf")
 
 
@@ -150,7 +150,7 @@ def test_params_change_the_profile(host: Path) -> None:
     result = review(host, settings=settings)
 
     assert not_ok(result) == {"vm.max_map_count": CheckStatus.WARN}
-    assert "manual of a search engine" in found(result, "vm.max_map_count").hint
+    assert found(result, "vm.max_map_count").rule == "manual of a search engine"
 
 
 def test_a_setting_that_this_kernel_does_not_have_is_unknown(host: Path) -> None:

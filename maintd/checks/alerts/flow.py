@@ -45,9 +45,12 @@ ROUTE = (
 ROUTE_WITH_END = (
     f"add to Alertmanager's configuration, before others, a route with matchers ['{LABEL}=~\"{_END}.+\"'], group_by "
     f"[{LABEL}], group_interval: 30s and receiver maintd-end, and a receiver maintd-end with webhook_configs "
-    "[{url: http://THIS HOST:PORT/, send_resolved: true}] (rule: Alertmanager's documentation, route, webhook_config)"
+    "[{url: http://THIS HOST:PORT/, send_resolved: true}]"
 )
 """For a test alert whose end is to be notified, too. Those without wait for no end, whose notification would fail."""
+
+
+RULE = "Alertmanager's documentation, route and webhook_config"
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def prove(ctx: Context, server: Alertmanager, listen: str | None, margin: timede
     name, route = f"{server.name}: alerts flow", ROUTE_WITH_END if end else ROUTE
     if listen is None:
         hint = f"set the param listen, for example 0.0.0.0:9099, and {route}"
-        ctx.unknown(name, "not_configured: no address to listen on", expected="a notification", hint=hint)
+        ctx.unknown(name, "not_configured: no address to listen on", expected="a notification", hint=hint, rule=RULE)
         return
     token = f"{_END if end else ''}run-{ctx.run_id}-{secrets.token_hex(8)}"
     labels = {"alertname": "MaintdTest", "severity": "info", LABEL: token}
@@ -104,16 +107,18 @@ def _observe(
     """Wait for the notification of the test alert; what was seen of it."""
     wanted = "a notification"
     if found is None:
-        return Criterion(name, "the test alert is not in Alertmanager", equals=wanted, hint="see Alertmanager's log")
+        return Criterion(
+            name, "the test alert is not in Alertmanager", equals=wanted, hint="see Alertmanager's log", rule=RULE
+        )
     alert, routing = found
     if alert.state == "suppressed":
         by = ", ".join((*alert.silenced_by, *alert.inhibited_by))
         hint = "a silence or an inhibition rule matches too much: amtool silence query"
-        return Criterion(name, f"the test alert is suppressed by {by}", equals=wanted, hint=hint)
+        return Criterion(name, f"the test alert is suppressed by {by}", equals=wanted, hint=hint, rule=RULE)
     if not routing.webhooks:
         to = ", ".join(alert.receivers) or "no receiver"
         cause = f"not_configured: the test alert goes to {to}, which has no webhook"
-        return Criterion(name, unknown=cause, equals=wanted, hint=route)
+        return Criterion(name, unknown=cause, equals=wanted, hint=route, rule=RULE)
     limit, left = routing.wait + margin, ctx.remaining * _SHARE
     arrived = receiver.received.wait(min(limit, left).total_seconds())
     after = timedelta(seconds=time.monotonic() - began)
@@ -124,12 +129,14 @@ def _observe(
         cause = (
             f"timed_out: none within {duration_text(after)}, and there was no time to wait for {duration_text(limit)}"
         )
-        return Criterion(name, unknown=cause, equals=wanted, hint="raise the timeout of the step, or lower group_wait")
+        return Criterion(
+            name, unknown=cause, equals=wanted, hint="raise the timeout of the step, or lower group_wait", rule=RULE
+        )
     others = f"; {receiver.others} other notifications arrived" if receiver.others else ""
     hint = (
         f"check that the receiver {', '.join(routing.webhooks)} sends to {listen} of this host, and Alertmanager's log"
     )
-    return Criterion(name, f"none within {duration_text(after)}{others}", equals=wanted, hint=hint)
+    return Criterion(name, f"none within {duration_text(after)}{others}", equals=wanted, hint=hint, rule=RULE)
 
 
 def _report_end(
@@ -144,7 +151,7 @@ def _report_end(
     began, name, wanted = time.monotonic(), f"{server.name}: the test alert is gone", "yes"
     gone = _is_gone(server, token, min(margin, ctx.remaining * _SHARE))
     hint = "it ends by itself within 15 minutes; check the clocks of both machines, and Alertmanager's log"
-    ctx.check(name, "yes" if gone else "it is still active", equals=wanted, hint=hint)
+    ctx.check(name, "yes" if gone else "it is still active", equals=wanted, hint=hint, rule=RULE)
 
     name, wanted = f"{server.name}: the end of an alert is notified", "a notification"
     if found is None or not found[1].webhooks or not receiver.received.is_set():
@@ -154,7 +161,7 @@ def _report_end(
     routing = found[1]
     if not routing.sends_end:
         cause = f"not_configured: the webhook of {', '.join(routing.webhooks)} does not send the end of alerts"
-        ctx.unknown(name, cause, expected=wanted, hint=ROUTE_WITH_END)
+        ctx.unknown(name, cause, expected=wanted, hint=ROUTE_WITH_END, rule=RULE)
         return
     limit, left = routing.interval + margin, ctx.remaining * _SHARE
     arrived = receiver.resolved.wait(min(limit, left).total_seconds())
@@ -164,10 +171,10 @@ def _report_end(
         ctx.passed(name, wanted, expected=wanted)
     elif left < limit:
         cause = f"timed_out: none within {duration_text(after)}, and there was no time for {duration_text(limit)}"
-        ctx.unknown(name, cause, expected=wanted, hint=f"raise the timeout of the step, or {ROUTE_WITH_END}")
+        ctx.unknown(name, cause, expected=wanted, hint=f"raise the timeout of the step, or {ROUTE_WITH_END}", rule=RULE)
     else:
         hint = f"check Alertmanager's log for notifications that failed, and its route: {ROUTE_WITH_END}"
-        ctx.fail(name, f"none within {duration_text(after)}", expected=wanted, hint=hint)
+        ctx.fail(name, f"none within {duration_text(after)}", expected=wanted, hint=hint, rule=RULE)
 
 
 def _is_gone(server: Alertmanager, token: str, within: timedelta) -> bool:

@@ -74,11 +74,11 @@ def report_server(ctx: Context, seen: Seen, now: datetime) -> list[Presented]:
             f"{subject}: certificates at its addresses",
             len({item.leaf.fingerprint for item in found}),
             warn_above=1,
-            hint=_hint(
+            hint=(
                 "install the same certificate everywhere: "
-                + name_first([f"{item.address} has {item.leaf.short_fingerprint}" for item in found]),
-                "one name, one certificate, else a renewal was not spread",
+                + name_first([f"{item.address} has {item.leaf.short_fingerprint}" for item in found])
             ),
+            rule="one name, one certificate, else a renewal was not spread",
         )
     if seen.left_out:
         ctx.unknown(
@@ -97,8 +97,8 @@ def _report_handshake(ctx: Context, place: Place, at: str, item: Handshake, now:
         ctx.report_error(f"{at}: certificate", error, expected="a valid certificate")
         return None
     if not chain:
-        hint = _hint("configure a certificate, and no anonymous cipher", "RFC 8446, 4.4.2")
-        ctx.fail(f"{at}: certificate", "none was sent", expected="a certificate", hint=hint)
+        hint = "configure a certificate, and no anonymous cipher"
+        ctx.fail(f"{at}: certificate", "none was sent", expected="a certificate", hint=hint, rule="RFC 8446, 4.4.2")
         return None
     leaf = chain[0]
     ctx.report([_default(leaf, place), _trusted(item, chain, place), _name(leaf, place)], subject=at)
@@ -118,7 +118,8 @@ def _default(leaf: Certificate, place: Place) -> Criterion:
         "default certificate of Traefik",
         "presented" if found else "not presented",
         equals="not presented",
-        hint=_hint(change, "Traefik's documentation, TLS, Default Certificate"),
+        hint=change,
+        rule="Traefik's documentation, TLS, Default Certificate",
     )
 
 
@@ -128,8 +129,8 @@ def _trusted(item: Handshake, chain: Sequence[Certificate], place: Place) -> Cri
         cause = f"{item.refusal.cause}: {item.refusal.message}"
         return Criterion(name, unknown=cause, equals=expected, hint=item.refusal.hint or "repeat it: the next run does")
     severity = CheckStatus.FAIL if place.must_be_trusted else CheckStatus.WARN
-    hint = _hint(_change(item.refusal_code, chain, place), "RFC 5280, 6") if item.refusal else ""
-    return Criterion(name, item.refusal or "yes", equals=expected, severity=severity, hint=hint)
+    hint = _change(item.refusal_code, chain, place) if item.refusal else ""
+    return Criterion(name, item.refusal or "yes", equals=expected, severity=severity, hint=hint, rule="RFC 5280, 6")
 
 
 def _change(code: int, chain: Sequence[Certificate], place: Place) -> str:
@@ -161,7 +162,8 @@ def _name(leaf: Certificate, place: Place) -> Criterion:
         "certificate is for its name",
         place.sni if covered else f"for {names}",
         equals=place.sni,
-        hint=_hint(f"request a certificate with the name {place.sni}, or correct the target's name", "RFC 9525, 6.3"),
+        hint=f"request a certificate with the name {place.sni}, or correct the target's name",
+        rule="RFC 9525, 6.3",
     )
 
 
@@ -177,10 +179,8 @@ def _validity(chain: Sequence[Certificate], now: datetime) -> Iterator[Criterion
         "certificate has begun",
         now - leaf.not_before,
         at_least=timedelta(0),
-        hint=_hint(
-            f"it begins {leaf.not_before:%Y-%m-%d %H:%M} UTC: set the clock of this machine and of the authority",
-            "RFC 5280, 4.1.2.5",
-        ),
+        hint=f"it begins {leaf.not_before:%Y-%m-%d %H:%M} UTC: set the clock of this machine and of the authority",
+        rule="RFC 5280, 4.1.2.5",
     )
     limits = limits_of(leaf.lifetime)
     which = "it" if first is leaf else f"{first.subject}, which is sent with it,"
@@ -190,7 +190,8 @@ def _validity(chain: Sequence[Certificate], now: datetime) -> Iterator[Criterion
         first.not_after - now,
         at_least=limits.fail,
         warn_below=limits.warn,
-        hint=_hint(change, f"fractions of its lifetime of {duration_text(leaf.lifetime)}"),
+        hint=change,
+        rule=f"fractions of its lifetime of {duration_text(leaf.lifetime)}",
     )
 
 
@@ -201,10 +202,8 @@ def _order(chain: Sequence[Certificate]) -> Criterion:
         problem or "yes",
         equals="yes",
         severity=CheckStatus.WARN,  # most clients sort it; others do not accept it
-        hint=_hint(
-            "put the server's certificate first into its file, then the one that issued it, and so on; no other",
-            "RFC 8446, 4.4.2",
-        ),
+        hint="put the server's certificate first into its file, then the one that issued it, and so on; no other",
+        rule="RFC 8446, 4.4.2",
     )
 
 
@@ -217,20 +216,16 @@ def _strength(chain: Sequence[Certificate]) -> Iterator[Criterion]:
         name_first(weak) or wanted,
         unknown="" if weak or not strange else f"unfamiliar: {name_first(strange)}",
         equals=wanted,
-        hint=_hint(
-            "request a new certificate with a new key: EC P-256, or RSA 2048 or larger",
-            "Baseline Requirements of the CA/Browser Forum, 6.1.5",
-        ),
+        hint="request a new certificate with a new key: EC P-256, or RSA 2048 or larger",
+        rule="Baseline Requirements of the CA/Browser Forum, 6.1.5",
     )
     old = [f"{each.signature} of {each.subject}" for each in chain if each.weak_signature]
     yield Criterion(
         "signatures of the chain",
         name_first(old) if old else "no MD5 or SHA-1",
         equals="no MD5 or SHA-1",
-        hint=_hint(
-            "request a new certificate from an authority that signs with SHA-256 or better",
-            "Baseline Requirements of the CA/Browser Forum, 7.1.3.2",
-        ),
+        hint="request a new certificate from an authority that signs with SHA-256 or better",
+        rule="Baseline Requirements of the CA/Browser Forum, 7.1.3.2",
     )
 
 
@@ -244,11 +239,11 @@ def _protocols(item: Handshake) -> Criterion:
         f"{item.old_protocol} accepted" if item.old_protocol else expected,
         equals=expected,
         severity=CheckStatus.WARN,
-        hint=_hint(
+        hint=(
             "set the lowest version to TLS 1.2 (nginx: ssl_protocols TLSv1.2 TLSv1.3; Traefik: tls.options.default."
-            "minVersion: VersionTLS12; Postgres: ssl_min_protocol_version = 'TLSv1.2')",
-            "RFC 8996",
+            "minVersion: VersionTLS12; Postgres: ssl_min_protocol_version = 'TLSv1.2')"
         ),
+        rule="RFC 8996",
     )
 
 
@@ -276,10 +271,8 @@ def report_file(ctx: Context, subject: str, file: StoredFile, renew_before: time
             f"{subject}: only its owner can read it",
             f"mode {file.mode:04o}" if file.open_to_others else "yes",
             equals="yes",
-            hint=_hint(
-                "chmod 600 it on its host: it has a private key",
-                "Traefik's documentation, ACME, Storage" if file.acme else "NIST SP 800-57 Part 1, 6.2.1",
-            ),
+            hint="chmod 600 it on its host: it has a private key",
+            rule="Traefik's documentation, ACME, Storage" if file.acme else "NIST SP 800-57 Part 1, 6.2.1",
         )
     if file.acme:
         change = "find why Traefik got none: docker logs TRAEFIK 2>&1 | grep -i acme; a router needs a certresolver"
@@ -287,7 +280,8 @@ def report_file(ctx: Context, subject: str, file: StoredFile, renew_before: time
             f"{subject}: certificates",
             len(file.items),
             warn_below=1,
-            hint=_hint(change, "Traefik's documentation, ACME"),
+            hint=change,
+            rule="Traefik's documentation, ACME",
         )
     labels = _labels(file.items)
     for label, item in zip(labels, file.items, strict=True):
@@ -316,10 +310,8 @@ def _report_stored(
         leaf.not_after - now,
         at_least=limits.fail,
         warn_below=limits.warn,
-        hint=_hint(
-            f"{leaf.subject} ends {leaf.not_after:%Y-%m-%d %H:%M} UTC: {by}",
-            f"fractions of its lifetime of {duration_text(leaf.lifetime)}",
-        ),
+        hint=f"{leaf.subject} ends {leaf.not_after:%Y-%m-%d %H:%M} UTC: {by}",
+        rule=f"fractions of its lifetime of {duration_text(leaf.lifetime)}",
     )
     problems = [
         *([f"begins {leaf.not_before:%Y-%m-%d %H:%M} UTC"] if leaf.not_before > now else []),
@@ -332,10 +324,8 @@ def _report_stored(
         f"{at}: sound",
         name_first(problems) or "yes",
         equals="yes",
-        hint=_hint(
-            "request it again, with a new key of EC P-256 or RSA 2048 or larger, and store the whole chain in order",
-            "Baseline Requirements of the CA/Browser Forum, 6.1.5 and 7.1.3.2; RFC 8446, 4.4.2",
-        ),
+        hint="request it again, with a new key of EC P-256 or RSA 2048 or larger, and store the whole chain in order",
+        rule="Baseline Requirements of the CA/Browser Forum, 6.1.5 and 7.1.3.2; RFC 8446, 4.4.2",
     )
     if file.acme:
         due = renewal_due_at(leaf, renew_before)
@@ -343,11 +333,11 @@ def _report_stored(
             f"{at}: renewal is overdue by",
             max(now - due, timedelta(0)),
             warn_above=grace_of(leaf.lifetime),
-            hint=_hint(
+            hint=(
                 f"it was due to be renewed from {due:%Y-%m-%d} on: find the last error by docker logs TRAEFIK 2>&1 "
-                "| grep -i acme; check port 80 or the DNS record of the challenge, and the authority's rate limits",
-                f"Traefik renews {duration_text(renew_before)} before the end, or at two thirds of the lifetime",
+                "| grep -i acme; check port 80 or the DNS record of the challenge, and the authority's rate limits"
             ),
+            rule=f"Traefik renews {duration_text(renew_before)} before the end, or at two thirds of the lifetime",
         )
 
 
@@ -361,7 +351,8 @@ def _report_revocations(ctx: Context, at: str, revoked: RevocationList, now: dat
         revoked.next_update - now,
         at_least=timedelta(0),
         warn_below=DAY,
-        hint=_hint(f"let {revoked.issuer} issue a new list, and replace the file", "RFC 5280, 5.1.2.5"),
+        hint=f"let {revoked.issuer} issue a new list, and replace the file",
+        rule="RFC 5280, 5.1.2.5",
     )
 
 
@@ -410,11 +401,7 @@ def _served(name: str, leaf: Certificate, newest: Certificate, subject: str) -> 
     if leaf.not_before > newest.not_before:
         hint = f"it does not use {subject}: name the file that it uses, or remove this one"
         observed = f"a newer one, {leaf.short_fingerprint}, than {newest.short_fingerprint} in {subject}"
-        return observed, Criterion(name, observed, equals=expected, severity=CheckStatus.WARN, hint=_hint(hint, rule))
+        return observed, Criterion(name, observed, equals=expected, severity=CheckStatus.WARN, hint=hint, rule=rule)
     observed = f"{leaf.short_fingerprint} of {leaf.not_before:%Y-%m-%d}, not {newest.short_fingerprint} of {subject}"
     hint = f"reload the server, so that it reads {subject} again (Traefik: docker restart TRAEFIK)"
-    return observed, Criterion(name, observed, equals=expected, hint=_hint(hint, rule))
-
-
-def _hint(change: str, rule: str) -> str:
-    return f"{change} (rule: {rule})"
+    return observed, Criterion(name, observed, equals=expected, hint=hint, rule=rule)

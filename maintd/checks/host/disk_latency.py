@@ -14,6 +14,8 @@ from maintd.job.references import resolved
 from maintd.model.target import HostTarget
 from maintd.units import duration_text
 
+_RULE = "Documentation/admin-guide/iostats.rst of Linux"
+
 
 class DiskLimits(Limits):
     """Limits for a disk."""
@@ -72,10 +74,10 @@ def _report_wait(ctx: Context, check: str, requests: int, milliseconds: int, sin
         return
     hint = (
         f"average of {requests:,} requests since {since}: see which process it is with iostat -x 5 and iotop, and the "
-        "disk's health with smartctl -a; source: the kernel's iostats"
+        "disk's health with smartctl -a"
     )
     wait = round(milliseconds / requests, 2)
-    ctx.check(check, wait, at_most=limits.wait_fail, warn_above=limits.wait_warn, unit="ms", hint=hint)
+    ctx.check(check, wait, at_most=limits.wait_fail, warn_above=limits.wait_warn, unit="ms", hint=hint, rule=_RULE)
 
 
 def _report_busy(ctx: Context, check: str, busy: float | None, interval: timedelta, limits: DiskLimits) -> None:
@@ -83,4 +85,4 @@ def _report_busy(ctx: Context, check: str, busy: float | None, interval: timedel
         ctx.unknown(check, "partial: its counters were reset in the interval", expected="a share of the interval")
         return
     hint = f"within {duration_text(interval)}: see which process it is with iotop"
-    ctx.check(check, round(busy, 1), warn_above=limits.busy_warn, unit="%", hint=hint)
+    ctx.check(check, round(busy, 1), warn_above=limits.busy_warn, unit="%", hint=hint, rule=_RULE)

@@ -36,7 +36,7 @@ class Setting(Limits):
     default: int | None = None
     """The kernel's own value: a setting that has it, and that no file sets, is kept over a restart."""
     source: str = "params of the job"
-    """Where the rule comes from, for the hint."""
+    """Where the rule comes from, with its section."""
 
     @model_validator(mode="after")
     def _has_one_limit(self) -> Self:
@@ -149,7 +149,8 @@ def _report_value(ctx: Context, subject: str, key: str, setting: Setting, value:
         at_most=setting.at_most,
         at_least=setting.at_least,
         severity=CheckStatus.WARN,
-        hint=f"write {key} = {setting.wanted} to {DROP_IN}, then run: sysctl --system; source: {setting.source}",
+        hint=f"write {key} = {setting.wanted} to {DROP_IN}, then run: sysctl --system",
+        rule=setting.source,
     )
     return found.status is CheckStatus.OK
 
@@ -179,8 +180,8 @@ def _kept(ctx: Context, check: str, text: str, change: str, *, is_kept: bool) ->
     if is_kept:
         ctx.passed(check, text, expected="as now")
     else:
-        hint = f"{change}, so that it does not end with the next start; source: sysctl.d(5)"
-        ctx.check(check, text, equals="as now", severity=CheckStatus.WARN, hint=hint)
+        hint = f"{change}, so that it does not end with the next start"
+        ctx.check(check, text, equals="as now", severity=CheckStatus.WARN, hint=hint, rule="sysctl.d(5)")
     return is_kept
 
 
@@ -190,8 +191,8 @@ def _report_huge_pages(ctx: Context, subject: str, name: str, mode: str | Target
         ctx.report_error(check, mode, expected=" or ".join(modes))
         return
     line = f"w /sys/{sysctl.HUGE_PAGES} - - - - {modes[0]}"
-    hint = f"write the line `{line}` to {TMPFILES}, then run: systemd-tmpfiles --create; source: {_HUGE_PAGES_SOURCE}"
-    found = ctx.check(check, mode, one_of=modes, severity=CheckStatus.WARN, hint=hint)
+    hint = f"write the line `{line}` to {TMPFILES}, then run: systemd-tmpfiles --create"
+    found = ctx.check(check, mode, one_of=modes, severity=CheckStatus.WARN, hint=hint, rule=_HUGE_PAGES_SOURCE)
     if found.status is not CheckStatus.OK:
         ctx.save(f"{name}.tmpfiles.conf", f"# Write this to {TMPFILES} of {name}\n{line}\n")
 
@@ -206,8 +207,8 @@ def _report_vain(ctx: Context, subject: str, boot: BootSettings) -> None:
             f"move them to {DROP_IN}: systemd does not read this file",
         ),
     ):
-        hint = f"{change}: {name_first(list(_places(items)))}; source: sysctl.d(5)" if items else ""
-        ctx.check(f"{subject}: {what}", len(items), warn_above=0, hint=hint)
+        hint = f"{change}: {name_first(list(_places(items)))}" if items else ""
+        ctx.check(f"{subject}: {what}", len(items), warn_above=0, hint=hint, rule="sysctl.d(5)")
 
 
 def _places(items: Iterable[Assignment]) -> Iterator[str]:

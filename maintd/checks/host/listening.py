@@ -64,10 +64,17 @@ def report(ctx: Context, name: str, sockets: Sequence[Listening], allowed: Seque
         f"{subject}: listening sockets that are not allowed",
         len(others),
         equals=0,
-        hint="each is a check of its own; loopback is not counted; source: the param listening",
+        hint="each is a check of its own; loopback is not counted",
+        rule="the param listening",
     )
     for socket in others[:MAX_NAMED]:
         port = f"'sport = :{socket.port}'"
         options = "-ltnp" if socket.protocol == "tcp" else "-lunp"
         hint = f"see whose it is: ss {options} {port}; stop it, bind it to 127.0.0.1, or add it to listening"
-        ctx.fail(f"{subject}: listens on {socket}", "not in the list", expected="in the list", hint=hint)
+        ctx.fail(
+            f"{subject}: listens on {socket}",
+            "not in the list",
+            expected="in the list",
+            hint=hint,
+            rule="the param listening",
+        )

@@ -28,6 +28,13 @@ def report(ctx: Context, name: str, mounts: Iterable[Mount]) -> None:
         options = set(mount.options)
         found = sorted(options & (_UNSAFE | _SLOW))
         severity = CheckStatus.FAIL if options & _UNSAFE else CheckStatus.WARN
-        hint = f"remove {', '.join(found)} from its line in /etc/fstab, then mount it again; source: {_SOURCE}"
+        hint = f"remove {', '.join(found)} from its line in /etc/fstab, then mount it again"
         check = f"host {name}: {mount.point}: mount options"
-        ctx.check(check, ", ".join(found) or "sound", equals="sound", severity=severity, hint=hint if found else "")
+        ctx.check(
+            check,
+            ", ".join(found) or "sound",
+            equals="sound",
+            severity=severity,
+            hint=hint if found else "",
+            rule=_SOURCE,
+        )

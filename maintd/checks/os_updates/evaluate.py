@@ -39,8 +39,8 @@ def report_packages(
 ) -> None:
     """Report pending updates and their age, the age of the lists, packages that are held or broken."""
     broken = [f"{each.name}: {each.state}" for each in found.installed if each.state != "installed"]
-    hint = f"on the host: dpkg --configure -a; then apt-get -f install: {name_first(broken)} (rule: dpkg(1))"
-    ctx.check(f"{host}: packages that are not fully installed", len(broken), at_most=0, hint=hint)
+    hint = f"on the host: dpkg --configure -a; then apt-get -f install: {name_first(broken)}"
+    ctx.check(f"{host}: packages that are not fully installed", len(broken), at_most=0, hint=hint, rule="dpkg(1)")
     problem = _report_lists(ctx, host, found, lists_age, now)
     security = [update for update in found.updates if update.security]
     _report_security(ctx, host, found, security, problem, pending_fail, now)
@@ -53,11 +53,13 @@ def report_packages(
         equals="none but those expected",
         severity=CheckStatus.WARN,
         hint=f"on the host: {command('apt-mark', 'unhold', *surprising[:10])}; or name them in the param "
-        "expected_holds (rule: apt-mark(8), a held package gets no update)",
+        "expected_holds",
+        rule="apt-mark(8): a held package gets no update",
     )
-    hint = f"update by hand in a window: {name_first(late)} (rule: a hold must not prevent a security update)"
+    hint = f"update by hand in a window: {name_first(late)}"
     name, unknown = f"{host}: held packages with a security update", "" if late else problem
-    ctx.report([Criterion(name, len(late), at_most=0, unknown=unknown, hint=hint)])
+    rule = "apt-mark(8): a hold must not prevent a security update"
+    ctx.report([Criterion(name, len(late), at_most=0, unknown=unknown, hint=hint, rule=rule)])
     if not problem:
         ctx.measure("os_updates_pending", len(found.updates), host=host)
         ctx.measure("os_security_updates_pending", len(security), host=host)
@@ -69,11 +71,10 @@ def _report_lists(ctx: Context, host: str, found: Packages, lists_age: timedelta
     problem = ""
     if found.fetched_at is None or not found.sources:
         problem = "empty: apt has no list of packages"
-        ctx.unknown(name, problem, expected="fetched", hint=f"{fetch} (rule: apt-get(8))")
+        ctx.unknown(name, problem, expected="fetched", hint=fetch, rule="apt-get(8)")
     else:
         age = now - found.fetched_at
-        hint = f"{fetch} (rule: what is not fetched is not known)"
-        ctx.check(name, age, warn_above=lists_age, hint=hint)
+        ctx.check(name, age, warn_above=lists_age, hint=fetch, rule="apt-get(8): what is not fetched is not known")
         if age > lists_age:
             problem = f"empty: the lists were fetched {duration_text(age)} ago"
         elif not any(source.security for source in found.sources):
@@ -83,8 +84,8 @@ def _report_lists(ctx: Context, host: str, found: Packages, lists_age: timedelta
             f"{host}: lists that were read",
             f"unfamiliar: {name_first(found.unread)}",
             expected="all",
-            hint='write Acquire::GzipIndexes "false"; into /etc/apt/apt.conf.d/90maintd, then apt-get update '
-            "(rule: apt.conf(5))",
+            hint='write Acquire::GzipIndexes "false"; into /etc/apt/apt.conf.d/90maintd, then apt-get update',
+            rule="apt.conf(5)",
         )
         problem = problem or "partial: not all lists could be read"
     return problem
@@ -103,7 +104,7 @@ def _report_security(
     install = command("apt-get", "install", "--only-upgrade", *names[:10])
     what = name_first([update.text for update in security])
     change = f"in a window: {install}: {what}" if security else "add the security archive to /etc/apt/sources.list"
-    hint = f"on the host, {change} (rule: CIS Debian Linux 12 Benchmark, 1.2.2.1)"
+    hint = f"on the host, {change}"
     ctx.report(
         [
             Criterion(
@@ -112,6 +113,7 @@ def _report_security(
                 warn_above=0,
                 unknown="" if security or not problem else problem,
                 hint=hint,
+                rule="CIS Debian Linux 12 Benchmark, 1.2.2.1",
             )
         ]
     )
@@ -128,8 +130,8 @@ def _report_security(
         timedelta(seconds=max(now.timestamp() - oldest, 0)),
         at_most=pending_fail,
         unknown="" if security else problem,
-        hint=f"install {name_first(late)}: since maintd first saw it; when it was published is not in apt's lists "
-        "(rule: CIS Controls 7.3, monthly)",
+        hint=f"install {name_first(late)}: since maintd first saw it; when it was published is not in apt's lists",
+        rule="CIS Controls 8, 7.3: monthly",
     )
     ctx.report([criterion])
 
@@ -165,9 +167,9 @@ def report_reboot(
     if kernel is not None:
         old = bool(kernel.newest) and kernel.newest != kernel.running
         if kernel.newest:
-            hint = f"reboot the host in a window: {kernel.newest} is installed (rule: an update works after a reboot)"
-            name = f"{host}: running kernel"
-            ctx.check(name, kernel.running, equals=kernel.newest, severity=CheckStatus.WARN, hint=hint)
+            hint = f"reboot the host in a window: {kernel.newest} is installed"
+            name, rule = f"{host}: running kernel", "uname(1): an update works after a reboot"
+            ctx.check(name, kernel.running, equals=kernel.newest, severity=CheckStatus.WARN, hint=hint, rule=rule)
         else:
             cause = f"not_found: no kernel like {kernel.running} is in /boot"
             hint = "mount /boot of the host; a container host without its own kernel has none"
@@ -193,7 +195,8 @@ def report_reboot(
         max(now - min(since, default=now), timedelta(0)),
         at_most=fail,
         warn_above=warn,
-        hint=f"reboot the host in a window, because of {name_first(by) or 'nothing'} (rule: /run/reboot-required)",
+        hint=f"reboot the host in a window, because of {name_first(by) or 'nothing'}",
+        rule="/run/reboot-required",
     )
 
 
@@ -208,7 +211,8 @@ def report_restarts(ctx: Context, host: str, found: Restarts) -> None:
             name,
             len(services),
             warn_above=0,
-            hint=f"on the host, in a window: {what}: {name_first(text)} (rule: needrestart(1))",
+            hint=f"on the host, in a window: {what}: {name_first(text)}",
+            rule="needrestart(1)",
         )
     elif found.unread or not found.read:
         cause = f"denied: {found.unread} processes could not be read" if found.unread else "empty: no process was read"
