@@ -100,7 +100,8 @@ def plan_undo(run: Run, request: Request, now: datetime) -> Successor:
     always = [step for step in run.steps if step.always]
     cut_off = any(step.state in {StepState.PENDING, *_AS_LOST} for step in always)
     if not due and not (undone and cut_off):
-        raise RefusedError(f"nothing of run {run.id} is left to undo", f"see: maintd show {run.id}")
+        end_of_hold = f"end its hold with: maintd release {run.id} --why TEXT; " if run.held else ""
+        raise RefusedError(f"nothing of run {run.id} is left to undo", f"{end_of_hold}see: maintd show {run.id}")
     # Those that succeeded are not run a second time, unless that is what they are for.
     done = [step for step in always if step.state.is_success and _has_one_effect(plans[step.name])]
     main = [step for step in run.steps if not step.always and not step.undoes]

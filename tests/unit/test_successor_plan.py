@@ -243,6 +243,12 @@ def test_an_undo_is_refused(states: str, message: str) -> None:
     assert message in str(refused.value)
 
 
+def test_a_held_run_of_which_nothing_is_left_to_undo_names_the_command_that_ends_its_hold() -> None:
+    held = run("ss.......").model_copy(update={"held": True})
+    with pytest.raises(RefusedError, match="maintd release 12 --why TEXT"):
+        plan_undo(held, Request(why="stop"), NOON)
+
+
 def test_an_undo_step_that_was_lost_runs_again_if_a_person_allows_it() -> None:
     found = plan_undo(run("ssssfl..."), Request(why="looked", redo=("undo-work",)), NOON)
     assert kept(found) == "look ask halt copy work"
