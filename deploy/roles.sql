@@ -2,12 +2,17 @@
 --
 --   psql -d trading -v owner=trader -v ro_password="'…'" -v op_password="'…'" -f deploy/roles.sql
 --
--- maintd_ro is for reading: health_check, database_size, capacity_report, trading_review, performance_report.
+-- maintd_ro is for reading: health_check, database_size, query_review, capacity_report, trading_review, performance_report.
 -- maintd_op is for vacuum, reindex and backup. Up to Postgres 16 only the owner of a table may vacuum it, so it joins the owner's
 -- role; from 17 on, GRANT pg_maintain is enough.
 
 CREATE EXTENSION IF NOT EXISTS pgstattuple;  -- exact bloat; without it vacuum and reindex estimate
 CREATE EXTENSION IF NOT EXISTS amcheck;      -- damaged indexes and tables, for database_size
+
+-- The counters of statements, for query_review. It needs shared_preload_libraries = 'pg_stat_statements' and a restart, too;
+-- until then query_review reports these steps.
+SELECT 'CREATE EXTENSION IF NOT EXISTS pg_stat_statements'
+WHERE EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_stat_statements') \gexec
 
 -- A role belongs to the whole server: in a further database it exists already, and only gets its rights there.
 SELECT 'CREATE ROLE maintd_ro LOGIN CONNECTION LIMIT 8'
@@ -42,7 +47,7 @@ GRANT pg_signal_backend TO maintd_op;
 
 SELECT format('GRANT USAGE ON SCHEMA %I TO maintd_ro, maintd_op', n.nspname)
 FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
-WHERE e.extname IN ('amcheck', 'pgstattuple') \gexec
+WHERE e.extname IN ('amcheck', 'pgstattuple', 'pg_stat_statements', 'hypopg') \gexec
 -- database_size checks for damage with the login of the target that it is given, which may be either.
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO maintd_ro, maintd_op', p.oid::regprocedure)
 FROM pg_proc AS p

@@ -89,3 +89,17 @@ def test_amcheck_works_with_both_roles_in_every_database_and_schema(own_postgres
         result = run_job("database_size", {"amcheck": "yes"}, {"postgres": {"main": {"dsn": dsn}}})
         check = result.check("main: damaged relations")
         assert (check.status, check.observed) == (CheckStatus.OK, 0), result.text()
+
+
+@pytest.mark.parametrize("role", ["maintd_ro", "maintd_op"])
+def test_queries_can_be_reviewed_with_both_roles(own_postgres: PostgresServer, role: str) -> None:
+    with psycopg.connect(own_postgres.create("before"), autocommit=True) as conn:
+        conn.execute("CREATE ROLE trader LOGIN")
+    url = with_roles(own_postgres, "first", "CREATE SCHEMA ext", "CREATE EXTENSION pg_stat_statements SCHEMA ext")
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("SELECT count(*) FROM orders")
+
+    result = run_job("query_review", {}, {"postgres": {"main": {"dsn": url.replace("postgres@", f"{role}@")}}})
+
+    assert result.check("main: statements").status is CheckStatus.OK, result.text()
+    assert not [check for check in result.checks if check.status is CheckStatus.UNKNOWN and not check.optional]

@@ -28,6 +28,7 @@ HALF = {
 ROLES = {
     ("health_check", "postgres"): Role.SUBJECT,
     ("database_size", "postgres"): Role.SUBJECT,
+    ("query_review", "postgres"): Role.SUBJECT,
     ("vacuum", "postgres"): Role.WORK,
     ("reindex", "postgres"): Role.WORK,
     ("trading_review", "postgres"): Role.SUBJECT,

@@ -247,6 +247,12 @@ def _(stage: Stage) -> Case:
     return Case("database_size", "^a: ", of_a, {"postgres": servers})
 
 
+@case("query_review")
+def _(stage: Stage) -> Case:
+    servers = stage.postgres("CREATE EXTENSION pg_stat_statements", "CREATE TABLE t (id bigserial PRIMARY KEY)")
+    return Case("query_review", "^a: ", of_a, {"postgres": servers})
+
+
 # --- Redis, Docker, all kinds -------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ CREATE TABLE audit_events (id bigserial PRIMARY KEY, ts timestamptz NOT NULL DEF
   severity text NOT NULL DEFAULT 'info', payload jsonb NOT NULL DEFAULT '{}', request_id text);
 CREATE TABLE pnl_days (date date PRIMARY KEY, realized numeric NOT NULL, percent numeric NOT NULL, halted boolean);
 CREATE EXTENSION pgstattuple;
+CREATE EXTENSION pg_stat_statements;
 INSERT INTO pnl_days SELECT (now() AT TIME ZONE 'UTC')::date - age, 12.5, 0.4, false FROM generate_series(0, 40) age;
 """
 RULES = "groups: [{name: g, rules: [{alert: ServiceDown, expr: 'vector(0) > 1', labels: {severity: critical}}]}]"

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from support.job_runs import JOBS
 
-SUFFIXES = {"_bytes": "B", "_seconds": "s", "_percent": "%", "_days": "day", "_ratio": "", "_rate": "B/s"}
-ONE_OF = {"B", "s", "%", "day", "", "B/s"}
+SUFFIXES = {"_bytes": "B", "_seconds": "s", "_percent": "%", "_days": "day", "_ratio": "", "_rate": "B/s", "_ms": "ms"}
+ONE_OF = {"B", "s", "%", "day", "", "B/s", "ms"}
 """Units of measures; others are the singular of what is counted."""
 
 

@@ -67,7 +67,11 @@ _FOREIGN_KEYS = """
 SELECT n.nspname || '.' || t.relname AS table_name, k.conname AS name,
        CASE WHEN t.oid IN (SELECT oid FROM busy) THEN t.relpages * current_setting('block_size')::bigint
             WHEN t.relkind = 'p' THEN (SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree(t.oid))
-            ELSE pg_relation_size(t.oid) END::bigint AS size_bytes
+            ELSE pg_relation_size(t.oid) END::bigint AS size_bytes,
+       quote_ident(n.nspname) || '.' || quote_ident(t.relname) AS quoted_table,
+       (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place)
+          FROM unnest(k.conkey) WITH ORDINALITY u(number, place)
+          JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number) AS columns
   FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
  WHERE k.contype = 'f' AND k.conparentid = 0
    AND NOT EXISTS (SELECT 1 FROM pg_index i
@@ -171,6 +175,8 @@ class ForeignKey(NamedTuple):
     table_name: str
     name: str
     size_bytes: int
+    quoted_table: str
+    columns: str  # quoted, separated by commas
 
 
 class WalFolder(NamedTuple):

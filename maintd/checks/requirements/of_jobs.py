@@ -6,7 +6,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from maintd.checks.postgres import autovacuum, blockers, database, indexes, tables, wraparound
+from maintd.checks.postgres import (
+    autovacuum,
+    blockers,
+    database,
+    index_review,
+    indexes,
+    settings_review,
+    table_scans,
+    tables,
+    wraparound,
+)
 from maintd.checks.postgres.health import QUERIES
 from maintd.checks.requirements import docker, halts, local, postgres, redis, secrets, services
 from maintd.checks.requirements.requirement import Requirement, answers
@@ -79,6 +89,27 @@ def database_size(targets: Targets, params: Any) -> Iterator[Requirement]:
             exercise = postgres.extension("amcheck", "bt_index_check(regclass, boolean)")
             optional = params.amcheck == "auto"
             yield Requirement("postgres", name, "check for corruption with amcheck", exercise, optional=optional)
+
+
+def query_review(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Statements, the catalog and settings can be read; tables can be analyzed where that is wanted."""
+    for name in params.targets or targets.postgres:
+        need = "read statements of all users"
+        yield Requirement("postgres", name, need, postgres.reads_statements, optional=True)
+        readers = postgres.reads(
+            table_scans.scanned_tables,
+            indexes.indexes,
+            index_review.supporting_foreign_keys,
+            database.unindexed_foreign_keys,
+            settings_review.counted_for,
+            settings_review.server_settings,
+            tables.tables,
+            autovacuum.autovacuum,
+        )
+        yield Requirement("postgres", name, "read statistics of tables and indexes", readers)
+        if params.analyze:
+            exercise = postgres.maintains(("*",), (), analyze=True)
+            yield Requirement("postgres", name, "analyze tables", exercise, optional=True)
 
 
 def redis_maintenance(targets: Targets, params: Any) -> Iterator[Requirement]:

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from maintd.checks.backup_sets.base_backup import explained
 from maintd.checks.postgres.blockers import can_see_other_sessions
+from maintd.checks.postgres.statements import require_readable, snapshot
 from maintd.checks.postgres.tables import Table, selected, tables
 from maintd.checks.requirements.requirement import Exercise
 from maintd.checks.rollback import live
@@ -79,6 +80,12 @@ def sees_sessions(session: Postgres) -> str:
             cause="denied",
         )
     return "may read all statistics"
+
+
+def reads_statements(session: Postgres) -> str:
+    """Exercise: read pg_stat_statements, with the statements of other users."""
+    found = snapshot(session, require_readable(session), 1)
+    return f"{found.total} statements"
 
 
 def maintains(patterns: Sequence[str], exclude: Sequence[str], *, analyze: bool) -> Exercise:

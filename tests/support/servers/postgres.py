@@ -29,6 +29,7 @@ class PostgresServer:
     folder: Path
     port: int
     addresses: tuple[str, ...] = ("127.0.0.1",)
+    libraries: tuple[str, ...] = ("pg_stat_statements",)
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -37,7 +38,7 @@ class PostgresServer:
         options = (
             f"-p {self.port} -c listen_addresses={','.join(self.addresses)} -c fsync=off"
             f" -c unix_socket_directories={self.folder}"
-            " -c shared_preload_libraries=pg_stat_statements"
+            f" -c shared_preload_libraries={','.join(self.libraries)}"
         )
         self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
 
