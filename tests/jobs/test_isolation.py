@@ -691,6 +691,12 @@ def _(stage: Stage) -> Case:
     return Case("host_review", "^host a: ", partial(files_below, stage.folder / "a"), {"host": hosts}, params)
 
 
+@case("security_audit: engines")
+def _(stage: Stage) -> Case:
+    params = {"engine_host": None}
+    return Case("security_audit", "^docker a: ", of_a, {"docker": stage.containers()}, params)
+
+
 @case("certificates: servers")
 def _(stage: Stage) -> Case:
     issued = made_certificates.self_signed("web")

@@ -21,6 +21,7 @@ SOURCES: Mapping[str, str] = {
     "alpine-linux": "https://alpinelinux.org/releases/",
     "debian": "https://wiki.debian.org/DebianReleases",
     "python": "https://devguide.python.org/versions/",
+    "docker-engine": "https://github.com/moby/moby/blob/master/project/BRANCHES-AND-TAGS.md",
 }
 
 # The day whose state of that page is recorded here.
@@ -38,6 +39,7 @@ AS_OF: Mapping[str, date] = {
     "alpine-linux": date(2026, 8, 22),
     "debian": date(2026, 8, 22),
     "python": date(2026, 8, 22),
+    "docker-engine": date(2026, 3, 5),
 }
 
 # A date, SUPPORTED, or the reason why the end is unknown.
@@ -293,5 +295,18 @@ ENDS: Mapping[str, Mapping[str, date | str]] = {
         "3.13": date(2029, 10, 31),
         "3.14": date(2030, 10, 31),
         "3.15": date(2031, 10, 31),
+    },
+    "docker-engine": {
+        "18.09": date(2019, 8, 22),
+        "19.03": date(2021, 1, 8),
+        "20.10": date(2023, 12, 10),
+        "23.0": date(2025, 5, 19),
+        "24.0": date(2024, 6, 8),
+        "25.0": "no end was announced on 2026-03-05; its last release was on 2025-11-06",
+        "26.0": date(2024, 6, 8),
+        "26.1": date(2025, 2, 17),
+        "27": date(2025, 5, 3),
+        "28": "no end was announced on 2026-03-05; its last release was on 2025-11-05",
+        "29": SUPPORTED,
     },
 }

@@ -219,6 +219,15 @@ def host_review(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield Requirement("host", name, "answers", answers)
 
 
+def security_audit(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Engines describe themselves and their containers; files can be read."""
+    for name in targets.docker:
+        exercise = docker.allows(*docker.LISTS, *docker.USAGE, *docker.NETWORKS)
+        yield Requirement("docker", name, "describe itself, containers and networks", exercise)
+    for path in params.compose:
+        yield local.readable_file(path, "examine it")
+
+
 def backup_verify(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The folders can be read; keys and programs are there."""
     if params.root is not None:

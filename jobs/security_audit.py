@@ -1,0 +1,118 @@
+"""Audit containers, compose files, databases, files and the host against rules with a source, and write SARIF.
+
+Runbook: Monthly Maintenance, Security Review, 1 Security Audit
+
+Each rule has an id and a source, most are of the CIS benchmarks; docs/security-audit.md has all. Nothing is changed:
+each finding has the change that a person would make. The runbook's script changes the firewall and sshd with `--fix`,
+which can lock everybody out, and reads a field of CPU limits that compose does not set. Values of secrets appear
+nowhere: of an environment, a file or a commit only the name and the place are kept.
+"""
+
+from collections.abc import Iterator
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import field_validator
+
+from maintd.checks.audit import compose_files, containers, daemon, inspected
+from maintd.checks.audit.catalog import BY_KIND, RULES
+from maintd.checks.audit.containers import Site
+from maintd.checks.audit.evaluate import evaluate, report
+from maintd.checks.audit.publish import publish
+from maintd.checks.audit.rule import Outcome
+from maintd.checks.audit.waivers import Ledger, Waiver
+from maintd.checks.probes import Probe, collect_all, isolate_errors
+from maintd.checks.requirements.of_jobs import security_audit as requirements
+from maintd.clients import docker
+from maintd.job import Context, JobParams, MaintdError, TargetError, job
+
+
+class Params(JobParams):
+    published_ports: tuple[int, ...] = (80, 443)
+    """Ports that may be published on all addresses of the host, and below 1024."""
+    socket_proxies: tuple[str, ...] = ()
+    """Services that are a proxy before the Docker engine, and so have its socket."""
+    compose: tuple[Path, ...] = ()
+    """Compose files; by default none is examined."""
+    engine_host: str | None = "local"
+    """The host target with the engine's daemon.json; null: it is not mounted."""
+    end_of_life: dict[str, dict[str, date]] = {}
+    """Last days of support by release, for what the table lacks: `{docker-engine: {"29": 2027-01-31}}`."""
+    waivers: tuple[Waiver, ...] = ()
+    """Findings that a person accepts until a day: `{rule, subject, why, by, until}`."""
+
+    @field_validator("waivers")
+    @classmethod
+    def _name_rules(cls, value: tuple[Waiver, ...]) -> tuple[Waiver, ...]:
+        for waiver in value:
+            if waiver.rule not in RULES:
+                raise ValueError(f"no rule {waiver.rule!r}; docs/security-audit.md has all ids")
+        return value
+
+
+@job(
+    timeout="15m",
+    repeatable=True,
+    history=2000,  # findings of the last audit, of which each is a point
+    history_of="job",
+    reads_findings=True,
+    requires=requirements,
+    admin_params=True,  # they name files to read
+)
+def run(ctx: Context, params: Params) -> None:
+    """Read everything at once, then evaluate and report it."""
+    with ctx.phase("read what is audited"):
+        results = list(collect_all(list(probes(ctx, params))))
+    outcomes: list[Outcome] = []
+    unseen: list[str] = []
+    for probe, facts in results:
+        rules = [rule.id for rule in BY_KIND[probe.kind]]
+        if not isinstance(facts, MaintdError):
+            with ctx.phase(f"evaluate {probe.subject}"), isolate_errors(ctx, f"{probe.subject}: evaluated"):
+                outcomes += evaluated(ctx, params, probe, facts)
+                continue
+        else:
+            ctx.report_error(f"{probe.subject}: examined", facts)
+        unseen += rules
+    if not results:
+        hint = "configure targets.docker, targets.postgres or targets.redis, or give the param compose"
+        raise TargetError("there is nothing to audit", hint, cause="not_configured")
+    ledger = Ledger(params.waivers, ctx.now().date())
+    with ctx.phase("report"):
+        result = evaluate(ctx, outcomes, ledger, len(unseen))
+        report(ctx, result)
+        blind = {outcome.rule.id for outcome in outcomes if outcome.blind}
+        ctx.report(ledger.criteria(blind | set(unseen)))
+        publish(ctx, result, ledger)
+
+
+def probes(ctx: Context, params: Params) -> Iterator[Probe]:
+    """What to read, each with its own time."""
+    root = ctx.target("host", params.engine_host).root if params.engine_host is not None else None
+    for name, target in ctx.targets.docker.items():
+        yield Probe("docker", name, partial(of_engine, target, name, root), target.timeout * 6)
+    for path in params.compose:
+        yield Probe("compose", str(path), partial(compose_files.read, path), ctx.targets.host["local"].timeout * 2)
+
+
+def of_engine(target: Any, name: str, root: Path | None) -> tuple[Any, ...]:
+    """The engine and its containers. Raises TargetError."""
+    with docker.connect(target, name=name) as engine:
+        return (daemon.collect(engine, root), *inspected.collect(engine, target.project))
+
+
+def evaluated(ctx: Context, params: Params, probe: Probe, facts: Any) -> list[Outcome]:
+    """What was seen of each rule in one place."""
+    ports = frozenset(params.published_ports)
+    match probe.kind:
+        case "docker":
+            engine, found, blind = facts
+            site = Site(ports, frozenset(params.socket_proxies), daemon.profiles(engine))
+            return [
+                *daemon.outcomes(probe.subject, engine, ctx.now().date(), params.end_of_life),
+                *containers.outcomes(probe.subject, found, blind, site),
+            ]
+        case _:
+            return compose_files.outcomes(Path(probe.name), facts, ports)
