@@ -70,6 +70,8 @@ NO_TARGET: dict[str, str] = {
     "checks/logs/journal": "the JSON of journalctl, a program of this machine; messages go through `log`",
     "checks/logs/cleanup": "the JSON of an engine, by the client of `server`",
     "clients/sockets": "/proc/net of the kernel; a line that is no address: tests/jobs/test_host_review.py",
+    "checks/audit/compose_files": "the operator's compose file; what is none: tests/jobs/test_security_audit.py",
+    "checks/audit/daemon": "the operator's daemon.json; what is none: tests/jobs/test_security_audit.py",
     "checks/probes": "turns errors of readers into evidence, and reads nothing",
     "checks/restore/recovered": "a struct of the kernel: who is connected to a socket",
     "checks/secrets/versions": "the journal of maintd itself; what is no journal is an error that names it",
