@@ -4,8 +4,8 @@ Runbook: Monthly Maintenance, Security Review, 1 Security Audit
 
 Each rule has an id and a source, most are of the CIS benchmarks; docs/security-audit.md has all. Nothing is changed:
 each finding has the change that a person would make. The runbook's script changes the firewall and sshd with `--fix`,
-which can lock out its administrator, and reads a field of CPU limits that compose does not set. Values of secrets appear
-nowhere: of an environment, a file or a commit only the name and the place are kept.
+which can lock out its administrator, and reads a field of CPU limits that compose does not set. Values of secrets
+appear nowhere: of an environment, a file or a commit only the name and the place are kept.
 """
 
 from collections.abc import Iterator
