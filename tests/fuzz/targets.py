@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fuzz.clients import host_files, servers
+from fuzz.lock_files import locks
 from fuzz.log_readers import logs
 from fuzz.properties import Opened, calendars, reports, rules, settings_files, values
 from fuzz.readers import answers, archives, certificates, folders
@@ -26,6 +27,7 @@ TARGETS: dict[str, Opened] = {
     "folder": folders,
     "answer": answers,
     "certificate": certificates,
+    "lock": locks,
     "log": logs,
     "server": servers,
     "host": host_files,
@@ -46,6 +48,7 @@ READERS: dict[str, str] = {
     "folder": "checks/backups/base_backup checks/backups/catalog checks/backups/pgdump_directory",
     "answer": "clients/bounded",
     "certificate": "checks/certificates/certificate checks/certificates/stored",
+    "lock": "checks/packages/npm_audit checks/packages/npm_lock checks/packages/osv checks/packages/python_locks",
     "log": (
         "checks/logs/access_log checks/logs/auth_log checks/logs/denied_requests checks/logs/folder "
         "checks/logs/log_files checks/logs/login_messages checks/logs/scanner checks/logs/syslog "

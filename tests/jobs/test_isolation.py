@@ -714,6 +714,22 @@ def _(stage: Stage) -> Case:
     return Case("certificates", r"/a\.pem", act, {"folders": {"certificates": {"path": str(stage.folder)}}})
 
 
+@case("dependency_review")
+def _(stage: Stage) -> Case:
+    lock = {"version": "1.0.0", "resolved": "https://registry.npmjs.org/x/-/x-1.0.0.tgz"}
+    paths = [stage.folder / name / "package-lock.json" for name in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(json.dumps({"lockfileVersion": 3, "packages": {"": {}, "node_modules/x": lock}}))
+    record = {"id": "GHSA-x", "modified": datetime.now(UTC).isoformat()}
+    package = {"package": {"name": "y", "ecosystem": "npm"}, "versions": ["1.0.0"]}
+    export = stage.folder / "export" / "x.json"
+    export.parent.mkdir()
+    export.write_text(json.dumps({**record, "affected": [package]}))
+    params = {"lock_files": [str(path) for path in paths], "advisories": ["export"], "export": str(export.parent)}
+    return Case("dependency_review", "/a/package-lock.json", partial(files_below, paths[0].parent), {}, params)
+
+
 @case("os_updates")
 def _(stage: Stage) -> Case:
     for name in "ab":

@@ -18,6 +18,7 @@ import yaml
 
 from support.host_roots import HostRoot
 from support.http_services import Reply, http_service, json_reply
+from support.package_services import write_lock_file_with_export
 from support.sample_backups import gz, tar_of, write
 from support.sample_logs import request
 from support.servers.base import free_port, require_program, wait_for
@@ -139,6 +140,11 @@ class Stack:
         more: dict[str, dict[str, Any]] = {
             "resource_usage": {"interval": interval},
             "log_cleanup": {"rotation": None},
+            "dependency_review": {
+                "lock_files": [str(self.folder / "source/package-lock.json")],
+                "advisories": ["export"],
+                "export": str(self.folder / "source/export"),
+            },
             "os_updates": {"root": str(self.folder / "host")},
             "alert_path_test": {"listen": f"127.0.0.1:{self.webhook}"},
             "backup": {"min_free": "10MB"},
@@ -160,6 +166,7 @@ def stack(folder: Path) -> Iterator[Stack]:
         alerts = running.enter_context(alertmanager(routed_to(webhook)))
         (folder / "host").mkdir()
         HostRoot(folder / "host")
+        write_lock_file_with_export(folder / "source")
         (folder / "certificates").mkdir()
         (folder / "certificates/web.pem").write_bytes(self_signed("web", "web.example").pem)
         pages: dict[str, Any] = {}

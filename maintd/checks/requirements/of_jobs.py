@@ -484,6 +484,18 @@ def certificates(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield local.readable_file(path, "read its certificates")
 
 
+def dependency_review(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Lock files, an export and outputs of npm audit can be read; services are asked only about packages."""
+    for path in (*params.lock_files, *params.audits):
+        yield local.readable_file(path, "read it")
+    names = ("source",) if params.folders is None else params.folders
+    yield from _folders(targets, [name for name in names if name in targets.folders])
+    if params.export is not None and params.export.is_dir():
+        yield local.readable_folder(params.export, "read the export of OSV")
+    elif params.export is not None:
+        yield local.readable_file(params.export, "read the export of OSV")
+
+
 def service_halt(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The state of each service can be read from both sources."""
     for name in params.targets or targets.halts:
