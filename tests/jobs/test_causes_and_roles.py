@@ -41,6 +41,7 @@ ROLES = {
     ("health_check", "docker"): Role.SUBJECT,
     ("resource_usage", "docker"): Role.SUBJECT,
     ("image_updates", "docker"): Role.SUBJECT,
+    ("app_review", "docker"): Role.SUBJECT,
     ("docker_cleanup", "docker"): Role.WORK,
     ("security_log_review", "docker"): Role.SOURCE,
     ("capacity_report", "docker"): Role.SOURCE,

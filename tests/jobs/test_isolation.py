@@ -408,6 +408,12 @@ def _(stage: Stage) -> Case:
     return Case("resource_usage", "folder a", act, {"folders": stage.logs()}, params)
 
 
+@case("app_review")
+def _(stage: Stage) -> Case:
+    targets = {"docker": stage.containers()}
+    return Case("app_review", r"\ba\b|\bsa\b", of_a, targets, together="^runtimes: ")
+
+
 @case("alert_review")
 def _(stage: Stage) -> Case:
     return Case("alert_review", r"^\w+ a\b", of_a, stage.web(), together="^alerts: ")

@@ -112,6 +112,18 @@ def query_review(targets: Targets, params: Any) -> Iterator[Requirement]:
             yield Requirement("postgres", name, "analyze tables", exercise, optional=True)
 
 
+def app_review(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Containers and images can be read; Prometheus has metrics of use and of runtimes."""
+    for name in params.docker or targets.docker:
+        exercise = docker.allows(*docker.LISTS, *docker.IMAGES)
+        yield Requirement("docker", name, "list containers and images", exercise)
+    server = _only(targets.prometheus, params.prometheus)
+    if server:
+        for what, selectors in (("memory", params.memory), ("CPU", params.cpu)):
+            exercise = services.has_one_of({item: item for item in selectors})
+            yield Requirement("prometheus", server, f"query {what} usage", exercise, optional=True)
+
+
 def redis_maintenance(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The user may run the commands of the parts that are enabled; required streams exist."""
     for name in params.targets or targets.redis:

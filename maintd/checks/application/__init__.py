@@ -1,0 +1,1 @@
+"""The application: images, limits of its containers, and its runtimes."""
