@@ -105,6 +105,7 @@ def review_logins(ctx: Context, params: Params) -> None:
             auth_log_path=params.auth_log,
             timezone=params.timezone,
             forms=params.login_forms,
+            counted_since=evaluate.counted_since(ctx, since),
         )
     except MaintdError as error:
         evaluate.report_unread(ctx, "logins: log", error, "logins")
@@ -112,6 +113,7 @@ def review_logins(ctx: Context, params: Params) -> None:
     evaluate.report_logins(ctx, summary, since, params.login_limits)
     ctx.save("logins.md", logins_markdown(summary, since))
     if complete:
+        evaluate.keep_logins(ctx, summary)
         ctx.measure("reviewed_until", now.timestamp(), "s", source="logins")
 
 

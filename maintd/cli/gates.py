@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -40,13 +40,27 @@ def gates_command(app: App, as_json: bool) -> None:
     "--item", "items", multiple=True, type=click.IntRange(1), metavar="N", help="Tick this item instead; repeatable."
 )
 @click.option("--note", default="", help="A remark; stored with the approval, or with the ticks.")
+@click.option(
+    "--decisions",
+    type=click.File(encoding="utf-8"),
+    metavar="FILE",
+    help="A table of access_review with keep or revoke in each row; stored with the approval.",
+)
 @click.option("--gate", default="", metavar="NAME", help="The gate that you mean, for a run with several.")
 @click.option("--emergency", is_flag=True, help="Approve your own run, with --why; for role admin.")
 @click.option("--why", default="", help="The reason for the emergency.")
 @json_option
 @click.pass_obj
 def approve_command(
-    app: App, run: str, items: tuple[int, ...], note: str, gate: str, emergency: bool, why: str, as_json: bool
+    app: App,
+    run: str,
+    items: tuple[int, ...],
+    note: str,
+    decisions: TextIO | None,
+    gate: str,
+    emergency: bool,
+    why: str,
+    as_json: bool,
 ) -> None:
     """Pass the gate where a run waits, or tick items of its checklist.
 
@@ -59,7 +73,11 @@ def approve_command(
         raise UsageError("--why is the reason for --emergency", "use --note for a remark")
     if items and emergency:
         raise UsageError("--item and --emergency exclude each other", "tick the items first")
+    if items and decisions is not None:
+        raise UsageError("--item and --decisions exclude each other", "tick the items first")
     number = _run_at_gate(app, run)
+    if decisions is not None:
+        note = _note_of_decisions(app, number, decisions, note)
     if items:
         _tick(app, number, items, gate, note, as_json)
         return
@@ -73,6 +91,33 @@ def approve_command(
     found = approve(app.daemon)
     marked = "; it keeps the mark of an emergency" if emergency and found.emergency else ""
     app.out(f"run {number} of {found.entry} goes on{marked}; follow it with: maintd logs -f {number}")
+
+
+def _note_of_decisions(app: App, number: int, file: TextIO, remark: str) -> str:
+    """The decisions in the file as the note of an approval. Raises UsageError unless its table is that of the run."""
+    from maintd.checks.access.table import MAX_NOTE, from_csv, note_of
+
+    try:
+        digest, ids, decisions = from_csv(file.read())
+    except UnicodeDecodeError:
+        raise UsageError(f"{file.name} is not UTF-8", "save it as CSV with UTF-8") from None
+    handed = app.daemon.run(number).handed
+    shown = next((each.value for each in handed if each.name == "access_table"), None)
+    if not isinstance(shown, dict):
+        raise UsageError(f"run {number} has shown no table of accesses", "use --note for a remark")
+    if shown.get("digest") != digest:
+        raise UsageError(
+            f"{file.name} is not the table of run {number}: it is {digest}, shown was {shown.get('digest')}",
+            "save access-review.csv of this run again, and change nothing but the column decision",
+        )
+    if not decisions:
+        raise UsageError(f"{file.name} has no decision", "write keep or revoke into the column decision")
+    note = " -- ".join(filter(None, (note_of(digest, ids, decisions), remark)))
+    if len(note) > MAX_NOTE:
+        raise UsageError("the decisions and the remark do not fit into one approval", "shorten the remark")
+    if len(decisions) < len(ids):
+        app.note(f"{len(ids) - len(decisions)} of {len(ids)} rows are undecided; the next review warns of them")
+    return note
 
 
 def _run_at_gate(app: App, text: str) -> int:

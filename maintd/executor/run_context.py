@@ -18,10 +18,11 @@ from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient
 from maintd.executor.job_user import JobUser, root_jobs_of
 from maintd.job.attempt_info import AttemptInfo, KnownFinding, Point, UnfinishedRun
+from maintd.model.access import Token
 from maintd.model.entry import Freeze, LockMode, is_procedure
 from maintd.model.finding import Finding
 from maintd.model.job import BrokenJob, JobDescription
-from maintd.model.run import LinkKind, Run, RunSummary, SkipReason, StepState
+from maintd.model.run import DecisionKind, GateDecision, LinkKind, Run, RunSummary, SkipReason, StepState
 from maintd.model.run_updates import RunUpdate
 from maintd.model.status import LockHolder
 from maintd.model.target import Targets
@@ -153,6 +154,9 @@ class RunContext:
             handed=handed or {},
             outcomes=outcomes or {},
             approvals=self._approvals(),
+            gate_decisions=self._gate_decisions(),
+            tokens=self._tokens(plan.name, job),
+            series_of={name: self._measures(plan.name, name, None, job.history) for name in job.reads_measures_of},
             in_foreground=self.in_foreground,
             undoes_run=self._undoes_run(),
             read_at=self.now(),  # before it is read, so that it is never taken for newer than it is
@@ -197,6 +201,24 @@ class RunContext:
             if step.gate is not None and step.state is StepState.SUCCEEDED
         }
 
+    def _gate_decisions(self) -> dict[str, GateDecision]:
+        """By name, the decision that ended each gate."""
+        if self.run.dry_run:
+            return {}
+        of_items = (DecisionKind.TICKED, DecisionKind.PROVED)
+        ended = [decision for decision in self.run.decisions if decision.kind not in of_items]
+        return {self.run.plan[decision.step].name: decision for decision in ended}
+
+    def _tokens(self, step: str, job: JobDescription) -> tuple[Token, ...] | None:
+        """Return the tokens of the API, if the job reads them; None without a store."""
+        if self.store is None or not job.reads_tokens:
+            return None
+        try:
+            return tuple(self.store.tokens.all())
+        except StoreError as error:
+            log.warning("tokens_unknown", run=self.run.id, step=step, error=str(error))
+            return None
+
     def _undoes_run(self) -> int | None:
         links = (link for link in self.run.links if link.kind is LinkKind.UNDOES and link.run_id == self.run.id)
         return next((link.other_run_id for link in links), None)
@@ -213,11 +235,14 @@ class RunContext:
 
     def _series(self, step: str, job: JobDescription) -> dict[str, tuple[Point, ...]]:
         """Return the earlier measures that the job gets, by name, oldest first."""
+        of_entry = self.run.entry if job.history_of == "entry" else None
+        return self._measures(step, job.name, of_entry, job.history)
+
+    def _measures(self, step: str, job: str, of_entry: str | None, limit: int) -> dict[str, tuple[Point, ...]]:
         if self.store is None:
             return {}
-        of_entry = self.run.entry if job.history_of == "entry" else None
         try:
-            found = self.store.history.series(of_entry, job.name, limit=job.history)
+            found = self.store.history.series(of_entry, job, limit=limit)
         except StoreError as error:
             log.warning("earlier_measures_unknown", run=self.run.id, step=step, error=str(error))
             return {}

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maintd.model.access import Token
+    from maintd.model.run import GateDecision
 
 
 @dataclass(frozen=True)
@@ -62,4 +66,7 @@ class AttemptInfo:
     in_foreground: bool = False  # by `maintd run --here`: a person at a terminal of this machine
     undoes_run: int | None = None  # the run that this one undoes
     unfinished: tuple[UnfinishedRun, ...] | None = None  # None: not known, or not requested
+    gate_decisions: Mapping[str, GateDecision] = field(default_factory=dict)  # by gate of this run, the last one
+    tokens: tuple[Token, ...] | None = None  # None: not known, or not requested
+    series_of: Mapping[str, Mapping[str, Sequence[Point]]] = field(default_factory=dict)  # by job, of any entry
     read_at: datetime | None = None  # when `unfinished` was read

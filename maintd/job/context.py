@@ -41,6 +41,8 @@ from maintd.redaction import MASK
 from maintd.units import format_size
 
 if TYPE_CHECKING:
+    from maintd.model.access import Token
+    from maintd.model.run import GateDecision
     from maintd.model.target import Target, Targets
 
 T = TypeVar("T")
@@ -422,6 +424,24 @@ class Context:
     def approvals(self) -> Mapping[str, str]:
         """By name, the gates of this run, or of the one that it resumes, which persons have approved, and how."""
         return self._attempt.approvals
+
+    @property
+    def gate_decisions(self) -> Mapping[str, GateDecision]:
+        """By name, how each gate of this run ended: who decided, when, and with what note. Empty in a dry run."""
+        return self._attempt.gate_decisions
+
+    @property
+    def tokens(self) -> tuple[Token, ...] | None:
+        """The tokens of maintd's API, without the tokens themselves, for a job with `reads_tokens`.
+
+        None: not known, for lack of a store.
+        """
+        return self._attempt.tokens
+
+    def series_of(self, job: str, name: str, **labels: str) -> list[Point]:
+        """Earlier values of a measure of another job, of any entry, oldest first; it needs `reads_measures_of`."""
+        points = self._attempt.series_of.get(job, {}).get(name, ())
+        return [point for point in points if labels.items() <= point.labels.items()]
 
     @property
     def in_foreground(self) -> bool:

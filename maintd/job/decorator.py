@@ -37,6 +37,8 @@ class JobTraits:
     admin_params: bool = False
     reads_findings: bool = False
     reads_unfinished: bool = False
+    reads_tokens: bool = False
+    reads_measures_of: tuple[str, ...] = ()
     watches: tuple[str, ...] = ()
 
 
@@ -55,6 +57,8 @@ def job(
     reads_calendar: bool = False,
     reads_findings: bool = False,
     reads_unfinished: bool = False,
+    reads_tokens: bool = False,
+    reads_measures_of: Sequence[str] = (),
     only_in_window: bool = False,
     admin_params: bool = False,
     watches: Sequence[str] = (),
@@ -76,6 +80,8 @@ def job(
     reads_calendar: the job has a param `calendar`, which maintd sets to the steps of the active calendar.
     reads_findings: `ctx.findings` has the open findings of this step.
     reads_unfinished: `ctx.unfinished` has the runs that have not ended, with what they have handed over.
+    reads_tokens: `ctx.tokens` has the tokens of maintd's API, without the tokens themselves.
+    reads_measures_of: names of jobs whose measures, of any entry, `ctx.series_of` has.
     admin_params: params name programs or files used with the rights of maintd; only an admin may give them.
     watches: names of values that runs hand over. A due time of an entry whose jobs all watch counts only while a run
     that has not ended, or is held, has handed over one of them, and for some minutes after it.
@@ -95,6 +101,8 @@ def job(
         reads_calendar=reads_calendar,
         reads_findings=reads_findings,
         reads_unfinished=reads_unfinished,
+        reads_tokens=reads_tokens,
+        reads_measures_of=tuple(reads_measures_of),
         only_in_window=only_in_window,
         admin_params=admin_params,
         watches=tuple(watches),

@@ -123,6 +123,8 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
         admin_params=traits.admin_params,
         reads_findings=traits.reads_findings,
         reads_unfinished=traits.reads_unfinished,
+        reads_tokens=traits.reads_tokens,
+        reads_measures_of=traits.reads_measures_of,
         watches=traits.watches,
         history_of=traits.history_of,
         fresh=traits.fresh,

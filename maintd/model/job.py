@@ -42,6 +42,8 @@ class JobDescription(Model):
     reads_calendar: bool = False  # it is given the steps of the active calendar
     reads_findings: bool = False  # it is given the open findings of its step
     reads_unfinished: bool = False  # it is given the runs that have not ended, with what they have handed over
+    reads_tokens: bool = False  # it is given the tokens of the API, without the tokens themselves
+    reads_measures_of: tuple[str, ...] = ()  # jobs whose measures, of any entry, it is given
     watches: tuple[str, ...] = ()  # values of other runs without which there is nothing to do
     history_of: Literal["entry", "job"] = "entry"  # measures of the same entry only, or of the job in any entry
     params: tuple[ParamDescription, ...] = ()

@@ -107,6 +107,28 @@ def window_start(ctx: Context, source: str, now: datetime, window: timedelta, lo
     return since
 
 
+def counted_since(ctx: Context, since: datetime) -> datetime:
+    """The end of what earlier reviews have counted, at least `since`: windows overlap, and a login counts once."""
+    last = ctx.last("reviewed_until", None, source="logins")
+    return since if last is None else max(since, datetime.fromtimestamp(last, UTC))
+
+
+def keep_logins(ctx: Context, summary: LoginSummary) -> None:
+    """Keep the number of logins by user, source, key and method since the last complete review, for `access_review`.
+
+    `logins_counted_from` is the start of what was counted, in seconds since 1970; its end is `reviewed_until` of the
+    same run. Those beyond the bound are `logins_accepted_others`. The store keeps them as long as runs: 400 days.
+    """
+    if summary.counted_since is None:
+        return
+    for (user, source, key, method), count in summary.accepted.top(summary.accepted.limit):
+        labels = {"user": printable(user)[:64], "source": source[:64], "key": key[:128], "method": method[:32]}
+        ctx.measure("logins_accepted", count, **labels)
+    ctx.measure("logins_accepted_others", summary.accepted.others)
+    ctx.measure("logins_not_understood", summary.possible_successes)
+    ctx.measure("logins_counted_from", summary.counted_since.timestamp(), "s")
+
+
 def report_logins(ctx: Context, summary: LoginSummary, since: datetime, limits: LoginLimits) -> None:
     """Check and measure login attempts, and logins from new sources."""
     busiest = summary.busiest_sources(_NAMED)

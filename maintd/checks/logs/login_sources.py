@@ -27,17 +27,18 @@ def read_logins(
     auth_log_path: Path | None,
     timezone: str | None,
     forms: LoginForms,
+    counted_since: datetime | None = None,
 ) -> tuple[LoginSummary, bool]:
     """Read and check the log of logins; return its summary and whether all of it could be read.
 
-    Without paths the journal below `root` is read if journalctl is installed, else auth.log. Raises TargetError.
+    counted_since: the end of what earlier reviews have counted. Without paths the journal below `root` is read if journalctl is installed, else auth.log. Raises TargetError.
     """
     configured = journal_path is not None or auth_log_path is not None
     places = [journal_path] if journal_path else [] if configured else journal.find(root)
     path = auth_log_path or (None if configured else auth_log.find(root))
     if places and (journal.available() or path is None):
         try:
-            return _read_journal(ctx, places, since, now, limits, forms), True
+            return _read_journal(ctx, places, since, now, limits, forms, counted_since), True
         except TargetError as error:
             if path is None:
                 raise
@@ -48,12 +49,13 @@ def read_logins(
             "mount the host's /var/log and set targets.host.root, or set the param journal or auth_log",
             cause="not_configured",
         )
-    summary = LoginSummary(now, limits.failures_before_success)
+    summary = LoginSummary(now, limits.failures_before_success, counted_since)
     zone = ZoneInfo(timezone) if timezone else auth_log.zone_of(root)
     found = auth_log.read(path, since, summary, zone, forms)
     ctx.check("logins: log", str(path), equals=str(path))
     evaluate.report_log_change(ctx, str(path), found.states)
     evaluate.report_log(ctx, found.newest, found.tally, now, limits)
+    summary.possible_successes = found.tally.possible_successes
     summary.not_understood = found.tally.missing(
         "lines about logins", at_most_share=limits.unparsed_percent / 100, at_least=limits.failures_warn
     )
@@ -64,13 +66,20 @@ def read_logins(
 
 
 def _read_journal(
-    ctx: Context, places: Sequence[Path], since: datetime, now: datetime, limits: LoginLimits, forms: LoginForms
+    ctx: Context,
+    places: Sequence[Path],
+    since: datetime,
+    now: datetime,
+    limits: LoginLimits,
+    forms: LoginForms,
+    counted_since: datetime | None,
 ) -> LoginSummary:
-    summary = LoginSummary(now, limits.failures_before_success)
+    summary = LoginSummary(now, limits.failures_before_success, counted_since)
     found = journal.read(places, since, summary, min(ctx.remaining / 2, timedelta(minutes=5)), forms)
     log = ", ".join(str(place) for place in places)
     ctx.check("logins: log", log, equals=log)
     evaluate.report_log(ctx, found.newest, found.tally, now, limits)
+    summary.possible_successes = found.tally.possible_successes
     summary.not_understood = found.tally.missing(
         "lines about logins", at_most_share=limits.unparsed_percent / 100, at_least=limits.failures_warn
     )

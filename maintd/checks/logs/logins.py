@@ -14,6 +14,7 @@ _CONNECTIONS = 20_000  # remembered, to recognize events of the same connection
 _LATEST = 20  # successes that are shown
 _SUSPICIOUS = 1_000  # successes that are kept for hints, of each kind
 _IDENTITIES = 5_000  # of different logins in one review
+_COUNTED = 500  # different logins by user, source, key and method whose number is kept of each review
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class LoginSummary:
 
     until: datetime
     failures_before_success: int = 5
+    counted_since: datetime | None = None  # the end of what earlier reviews have counted; None: nothing is counted
     not_understood: str = ""  # why the numbers are too low: lines of the log that were not understood
     by_source_and_day: BoundedCounter[tuple[str, int]] = field(default_factory=BoundedCounter)  # source, days ago
     by_method: BoundedCounter[str] = field(default_factory=lambda: BoundedCounter(100))
@@ -50,6 +52,9 @@ class LoginSummary:
     by_source: BoundedCounter[str] = field(default_factory=BoundedCounter)
     by_day: Counter[int] = field(default_factory=Counter)  # days ago
     success_count: int = 0
+    possible_successes: int = 0  # messages that may be about a successful login, and are not understood
+    # Successes since `counted_since`: user, source, key, method.
+    accepted: BoundedCounter[tuple[str, str, str, str]] = field(default_factory=lambda: BoundedCounter(_COUNTED))
     latest: deque[Success] = field(default_factory=lambda: deque(maxlen=_LATEST))
     after_failures: BoundedList[Success] = field(default_factory=lambda: BoundedList(_SUSPICIOUS))
     root_without_key: BoundedList[Success] = field(default_factory=lambda: BoundedList(_SUSPICIOUS))
@@ -71,7 +76,7 @@ class LoginSummary:
             case "disconnected":
                 self._disconnect(at, pid, event)
             case "accepted":
-                self._success(at, event)
+                self._success(at, event, count)
             case "sudo_failed":
                 self.pam_failures.add(event.user, count)
             case "sudo_attempts":
@@ -124,7 +129,9 @@ class LoginSummary:
             self._remember(place, attempt)
             self._count(at, attempt, 1)
 
-    def _success(self, at: datetime, event: LoginEvent) -> None:
+    def _success(self, at: datetime, event: LoginEvent, count: int) -> None:
+        if self.counted_since is not None and at >= self.counted_since:
+            self.accepted.add((event.user, event.source, event.key, event.method), count)
         failures = self.by_source.count(event.source)
         success = Success(at, event.user, event.source, event.method, event.key, failures)
         self.success_count += 1

@@ -508,6 +508,17 @@ def dependency_review(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield local.readable_file(params.export, "read the export of OSV")
 
 
+def access_review(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Roles of Postgres can be read; Grafana answers; files can be read."""
+    for name in params.postgres or targets.postgres:
+        yield Requirement("postgres", name, "answers", answers)
+    if params.grafana is not None:
+        exercise = services.has_path("/api/org/users")
+        yield Requirement("http", params.grafana, "read its users", exercise)
+    for path in params.basic_auth:
+        yield local.readable_file(path, "list its names")
+
+
 def service_halt(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The state of each service can be read from both sources."""
     for name in params.targets or targets.halts:
