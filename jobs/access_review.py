@@ -2,9 +2,9 @@
 
 Runbook: Monthly Maintenance, Security Review, 3 Access Review
 
-Logins by user, source, key and method are those that security_log_review has kept, each day's once. A host is read below
-the root of its target: passwd, group, shadow if it may be read, authorized_keys and sudoers with its includes. Nothing
-of a hash is kept. What could not be read is unknown. The result is a table that a person signs off at a gate, see
+Logins by user, source, key and method are those that security_log_review has kept, each once. A host is read below the
+root of its target: passwd, group, shadow if it may be read, authorized_keys and sudoers with its includes. No
+hash is kept. What could not be read is unknown. The result is a table that a person signs off at a gate, see
 access_sign_off: what was to be revoked and still exists fails, what nobody reviewed by the next month warns. Read-only.
 """
 
@@ -18,6 +18,7 @@ from maintd.checks.access.table import Access
 from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import access_review as requirements
 from maintd.job import Context, Duration, JobParams, TargetError, job
+from maintd.job.causes import Role
 from maintd.reports.review_report import publish_review
 
 IN_CONTAINER = ("/.dockerenv", "/run/.containerenv")
@@ -71,7 +72,7 @@ def run(ctx: Context, params: Params) -> None:
         cause = "not_configured: the host is not mounted into this container"
         ctx.unknown("host: accounts", cause, expected="readable", hint=hint, optional=True)
     for name, root in roots.items():
-        with ctx.phase(f"read accounts of {name}"), isolate_errors(ctx, f"host {name}: accounts"):
+        with ctx.phase(f"read accounts of {name}"), isolate_errors(ctx, f"host {name}: accounts", role=Role.SOURCE):
             logins = kept if name == reviewed_host(ctx, params, roots) else None
             found += host.report(ctx, name, root, logins, params.groups, params.unused)
             complete.append(f"host {name}")

@@ -90,7 +90,7 @@ def due_on(day: int) -> list[str]:
     weekly = ["weekly-cleanup", "weekly-performance-analysis"] if day % 7 == 6 else []
     daily = [MORNING, "daily-backup", BACKUPS, "capacity-collection", "noon-examination"]
     drill = ["weekly-restore-drill"] if day == 5 else []  # once is enough: a Postgres is made and started each time
-    reviews = ["security-review", "access-review", "infrastructure-review"] if day == 5 else []  # the first Saturday
+    reviews = ["security-review", "infrastructure-review"] if day == 5 else []  # the first Saturday
     reviews += ["performance-optimization"] if day == 12 else []
     return [*daily, *drill, *weekly, *reviews, *(["capacity-planning"] if day == DAYS - 1 else [])]
 

@@ -48,6 +48,7 @@ HOST = re.compile(
 """Checks whose status depends on how busy this machine is at the moment."""
 ONE_SUBJECT = {
     "command": "it runs one program",
+    "access_sign_off": "it records one decision",
     "rollback": "it works on one database, or the services of one engine, and stops at what fails",
     "rollback_loss": "it compares one database with one backup",
     "services_restart": "it stops at the first service that fails, and leaves the others as they are",
@@ -743,6 +744,22 @@ def _(stage: Stage) -> Case:
     targets = {"host": {n: {"root": str(stage.folder / n), "proc": str(stage.folder / n / "proc")} for n in ("a", "b")}}
     act = partial(files_below, stage.folder / "a")
     return Case("os_updates", "^a: ", act, targets, {"hosts": ["a", "b"]})
+
+
+@case("access_review")
+def _(stage: Stage) -> Case:
+    for name in "ab":
+        for file, text in (
+            ("passwd", "root:x:0:0::/root:/bin/sh"),
+            ("group", "root:x:0:"),
+            ("sudoers", "root ALL=ALL"),
+        ):
+            path = stage.folder / name / "etc" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n")
+    targets = {"host": {n: {"root": str(stage.folder / n), "proc": str(stage.folder / n / "proc")} for n in ("a", "b")}}
+    act = partial(files_below, stage.folder / "a")
+    return Case("access_review", "^host a: ", act, targets, {"hosts": ["a", "b"]})
 
 
 # --- queries ------------------------------------------------------------------------------------------------------

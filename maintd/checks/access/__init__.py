@@ -1,1 +1,1 @@
-"""Who has access: accounts, keys, groups, roles and tokens, when they were used, and what persons decided about them."""
+"""Who has access: accounts, keys, groups, roles and tokens, their use, and what persons decided about them."""

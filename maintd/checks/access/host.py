@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from maintd.checks.access.accounts import WEAK, Account, Accounts, read_accounts
-from maintd.checks.access.keys import Key, Keys, read_keys
 from maintd.checks.access.kept_logins import KeptLogins
+from maintd.checks.access.keys import Key, Keys, read_keys
 from maintd.checks.access.sudoers import Sudoers, read_sudoers
 from maintd.checks.access.table import Access
 from maintd.checks.hints import command, name_first, printable
 from maintd.errors import TargetError
+from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
@@ -64,7 +65,7 @@ def report(
         if error.cause == "not_found":
             ctx.passed(f"{place}: sudoers", "sudo is not installed", expected="readable")
         else:
-            ctx.report_error(f"{place}: sudoers", error, expected="readable")
+            ctx.report_error(f"{place}: sudoers", error, expected="readable", role=Role.SOURCE)
         return result
     return result + _report_sudoers(ctx, place, rights)
 

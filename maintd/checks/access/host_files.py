@@ -37,7 +37,7 @@ def read_lines(root: Path, name: str) -> list[str]:
 def names_in(root: Path, folder: str) -> list[str]:
     """The sorted names in a folder. Raises TargetError."""
     try:
-        return sorted(os.listdir(root / folder))
+        return sorted(path.name for path in (root / folder).iterdir())
     except OSError as error:
         raise _error(root / folder, error) from None
 

@@ -32,7 +32,7 @@ SELECT r.rolname::text AS name, r.rolsuper AS super, r.rolcreaterole AS create_r
 FROM pg_roles r WHERE r.rolcanlogin ORDER BY 1 LIMIT 1001
 """
 _CONNECTED = """
-SELECT DISTINCT usename::text AS name, state IS NULL AND query IS NULL AS hidden FROM pg_stat_activity WHERE usename IS NOT NULL
+SELECT DISTINCT usename::text AS name FROM pg_stat_activity WHERE usename IS NOT NULL
 """
 _RULE = "PostgreSQL documentation, 22.2 Role Attributes"
 

@@ -12,7 +12,7 @@ from maintd.checks.access.kept_logins import KeptLogins, Login
 from maintd.checks.access.table import Access
 from maintd.checks.hints import command, name_first, printable
 from maintd.job.context import Context
-from maintd.model.access import TokenState
+from maintd.model.access import Token, TokenState
 from maintd.model.evidence import CheckStatus
 from maintd.reports.document import Cell, Line, Section, Table, columns
 from maintd.reports.formatting import instant
@@ -26,7 +26,7 @@ def report_logins(ctx: Context, kept: KeptLogins, period: timedelta) -> None:
     begin, name = ctx.now() - period, "logins: kept by the daily reviews"
     hint = "security_log_review keeps them from its first complete run on: maintd trigger morning-health-check"
     if kept.since is None or kept.until is None:
-        ctx.unknown(name, "empty: none is kept yet", expected="the whole period", hint=hint)
+        ctx.unknown(name, "not_configured: none is kept yet", expected="the whole period", hint=hint, optional=True)
     elif kept.since > begin or kept.until < ctx.now() - timedelta(days=2):
         seen = f"partial: without a gap from {instant(kept.since)} until {instant(kept.until)}"
         ctx.unknown(name, seen, expected=f"since {instant(begin)}", hint=hint)
@@ -140,13 +140,13 @@ def report_tokens(ctx: Context, unused: timedelta) -> list[Access]:
         hint=command("maintd", "token", "revoke", old[0]) if old else "",
         rule=_DORMANT,
     )
-    return [
-        Access(
-            "token",
-            "maintd",
-            each.name,
-            f"{each.role}, {f'held by {each.person}' if each.person else 'of a program'}, expires {each.expires_at:%Y-%m-%d}",
-            f"{each.last_used_at:%Y-%m-%d}" if each.last_used_at else "never",
-        )
-        for each in valid
-    ]
+    return [Access("token", "maintd", each.name, _rights(each), _last_use(each)) for each in valid]
+
+
+def _rights(token: Token) -> str:
+    holder = f"held by {token.person}" if token.person else "of a program"
+    return f"{token.role}, {holder}, expires {token.expires_at:%Y-%m-%d}"
+
+
+def _last_use(token: Token) -> str:
+    return f"{token.last_used_at:%Y-%m-%d}" if token.last_used_at else "never"

@@ -108,11 +108,11 @@ def show_table(ctx: Context, accesses: Sequence[Access], new: set[str]) -> Secti
     cells = tuple((*(Cell(text) for text in row), Cell("new" if row[0] in new else "")) for row in rows)
     titles = columns("Id", "Kind", "Place", "Name", "Rights", "Last used", "New")
     table = Table(f"To be signed off: table {digest}", titles, cells, "Nothing was found.")
-    notes = (
+    how = (
         "Save access-review.csv of this run, write keep or revoke into the column decision, then: maintd approve RUN "
-        "--decisions access-review.csv. It is refused if the table is not the one of the run.",
+        "--decisions access-review.csv. It is refused if the table is not the one of the run."
     )
-    return Section("Sign-off", tables=(table,), notes=notes)
+    return Section("Sign-off", tables=(table,), notes=(how,))
 
 
 def handed_rows(ctx: Context) -> tuple[str, list[tuple[str, ...]]] | None:

@@ -31,7 +31,8 @@ def read_logins(
 ) -> tuple[LoginSummary, bool]:
     """Read and check the log of logins; return its summary and whether all of it could be read.
 
-    counted_since: the end of what earlier reviews have counted. Without paths the journal below `root` is read if journalctl is installed, else auth.log. Raises TargetError.
+    counted_since: the end of what earlier reviews have counted. Without paths the journal below `root`
+    is read if journalctl is installed, else auth.log. Raises TargetError.
     """
     configured = journal_path is not None or auth_log_path is not None
     places = [journal_path] if journal_path else [] if configured else journal.find(root)
