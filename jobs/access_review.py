@@ -2,10 +2,11 @@
 
 Runbook: Monthly Maintenance, Security Review, 3 Access Review
 
-Logins by user, source, key and method are those that security_log_review has kept, each once. A host is read below the
-root of its target: passwd, group, shadow if it may be read, authorized_keys and sudoers with its includes. No
+Logins by user, source, key and method are those that security_log_review has kept, each once. A host is read below
+the root of its target: passwd, group, shadow if it may be read, authorized_keys and sudoers with its includes. No
 hash is kept. What could not be read is unknown. The result is a table that a person signs off at a gate, see
-access_sign_off: what was to be revoked and still exists fails, what nobody reviewed by the next month warns. Read-only.
+access_sign_off: what was to be revoked and still exists fails, what was not reviewed by the next month warns.
+Read-only.
 """
 
 from datetime import timedelta
@@ -46,7 +47,7 @@ class Params(JobParams):
     unused: Duration = timedelta(days=90)
     """An account or key that was not used for so long warns."""
     sign_off_within: Duration = timedelta(days=25)
-    """Time for a decision; what nobody has decided about afterwards warns."""
+    """Time for a decision; what was not decided afterwards warns."""
 
 
 @job(

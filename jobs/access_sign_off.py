@@ -2,10 +2,10 @@
 
 Runbook: Monthly Maintenance, Security Review, 3 Access Review
 
-A step after access_review and a gate. The note of the approval names the digest of the table that was shown, so that a
-decision about another one is refused; `maintd approve RUN --decisions FILE` writes it. Rows without a decision are said
-to be undecided. The decisions are kept as access-sign-off.csv and .json, and the next access_review compares. Nothing
-is revoked by maintd.
+An `always` step after access_review and a gate. The note of the approval names the digest of the table that was
+shown, so that a decision about another one is refused; `maintd approve RUN --decisions FILE` writes it. Rows without
+a decision are reported as undecided. The decisions are kept as access-sign-off.csv and .json, and the next
+access_review compares. Nothing is revoked by maintd.
 """
 
 from maintd.checks.access.sign_off import record

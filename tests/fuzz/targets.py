@@ -72,6 +72,8 @@ NO_TARGET: dict[str, str] = {
     "clients/webhook_receiver": "a notification of the operator's Alertmanager, decoded by the reader of `answer`",
     "checks/logs/journal": "the JSON of journalctl, a program of this machine; messages go through `log`",
     "checks/logs/cleanup": "the JSON of an engine, by the client of `server`",
+    "checks/access/keys": "a file of the host; any line: tests/jobs/test_access_review.py",
+    "checks/access/grafana_accounts": "answers that clients/http and clients/shapes decode, through `server`",
     "clients/sockets": "/proc/net of the kernel; a line that is no address: tests/jobs/test_host_review.py",
     "checks/audit/compose_files": "the operator's compose file; what is none: tests/jobs/test_security_audit.py",
     "checks/audit/daemon": "the operator's daemon.json; what is none: tests/jobs/test_security_audit.py",

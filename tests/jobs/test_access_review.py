@@ -16,6 +16,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.http_services import http_service, json_reply
 from support.job_runs import JobResult, run_job
 from support.servers.base import wait_for
@@ -23,6 +25,7 @@ from support.servers.maintd import RunningDaemon, maintd_daemon
 from support.servers.postgres import BIN, PostgresServer
 from support.users import as_unprivileged_user, folder_for_all
 
+from maintd.checks.access.accounts import read_shadow
 from maintd.checks.access.keys import parse
 from maintd.checks.access.table import Access, digest_of, from_csv, from_note, note_of, rows_of, to_csv
 from maintd.errors import UsageError
@@ -214,6 +217,14 @@ def test_keys_have_fingerprints_of_ssh_keygen_options_without_values_and_weak_ty
 
 def _keygen() -> bool:
     return any((Path(folder) / "ssh-keygen").exists() for folder in ("/usr/bin", "/bin"))
+
+
+@given(st.text(st.characters(exclude_characters="\n"), max_size=60))
+def test_any_line_of_a_file_is_read_or_named(text: str) -> None:
+    for line in (text, f"ssh-rsa {text}", f"{text} {ed25519(1)}"):
+        key = parse("al", line)
+        assert key is None or key.fingerprint.startswith("SHA256:")
+    assert all(len(each.kind) < 20 for each in read_shadow([text, f"al:{text}:1:2:3:4:5:6:7"]).values())
 
 
 def test_a_line_that_is_no_key_and_a_file_that_is_a_link_are_unknown(host: Host) -> None:
@@ -483,18 +494,18 @@ def decided(result: JobResult, ago: timedelta, revoked: str = "") -> dict[str, d
     return {**ALL, "access_sign_off": {"access_decision": points}}
 
 
-def test_what_was_to_be_revoked_and_still_exists_fails_and_what_nobody_reviewed_warns(host: Host) -> None:
+def test_what_was_to_be_revoked_and_still_exists_fails_and_what_was_not_reviewed_warns(host: Host) -> None:
     before = review(host)
     month = 30 * DAY
 
     signed = review(host, decided(before, month - DAY, "sudo: al"), series=listed(before, month))
-    nobody = review(host, series=listed(before, month))
+    unsigned = review(host, series=listed(before, month))
     recent = review(host, series=listed(before, DAY))
 
     assert not_ok(signed) == {"host local: group member sudo: al is revoked, as decided": FAIL}, signed.text()
-    open_name = "sign-off: accesses that nobody has reviewed in time"
-    assert not_ok(nobody) == {open_name: WARN}, nobody.text()
-    assert "account root, listed" in str(nobody.check(open_name).observed)
+    open_name = "sign-off: accesses that were not reviewed in time"
+    assert not_ok(unsigned) == {open_name: WARN}, unsigned.text()
+    assert "account root, listed" in str(unsigned.check(open_name).observed)
     assert not_ok(recent) == {}, "there is still time"
 
 
@@ -506,7 +517,7 @@ def test_the_difference_of_groups_from_the_last_review_is_named(host: Host) -> N
     assert (check.status, check.observed) == (WARN, "+docker: al (group member); -sudo: al (group member)")
 
 
-def test_decisions_are_bound_to_the_table_and_a_partial_one_says_so() -> None:
+def test_decisions_are_bound_to_the_table_and_a_partial_one_is_reported() -> None:
     rows = rows_of(Access("account", "host a", name) for name in ("al", "=cmd", "bo, b"))
     ids, digest = [row[0] for row in rows], digest_of(rows)
     filled = to_csv(rows, {ids[0]: "keep", ids[1]: "revoke"})
@@ -531,7 +542,7 @@ def test_decisions_are_bound_to_the_table_and_a_partial_one_says_so() -> None:
             from_csv(text)
 
 
-@pytest.mark.parametrize("note", ["all", "partial", "other table", "rejected", "nobody"])
+@pytest.mark.parametrize("note", ["all", "partial", "other table", "rejected", "no decision"])
 def test_the_step_after_the_gate_records_the_decision_or_why_there_is_none(host: Host, note: str) -> None:
     made = review(host)
     ids = [row["id"] for row in table(made)]
@@ -543,7 +554,7 @@ def test_the_step_after_the_gate_records_the_decision_or_why_there_is_none(host:
     decision = GateDecision(step=1, kind=kind, by="ada", at=NOW, note=text)
 
     result = run_job(
-        "access_sign_off", handed=made.handed, gate_decisions={} if note == "nobody" else {"gate": decision}
+        "access_sign_off", handed=made.handed, gate_decisions={} if note == "no decision" else {"gate": decision}
     )
 
     expected = {"all": OK, "partial": WARN}.get(note, FAIL)
@@ -563,7 +574,7 @@ entries:
     steps:
       - access_review: {{root: {root}}}
       - gate: {{ask: Sign off, approve: {{role: operator}}, timeout: 1h}}
-      - access_sign_off
+    always: [access_sign_off]
 """
 
 
@@ -625,3 +636,7 @@ def test_a_person_signs_off_at_the_gate_and_the_next_review_finds_what_was_not_r
         again = wait_at_gate(daemon, 2)
         checks = {check["name"]: check["status"] for check in again["steps"][0]["attempts"][-1]["checks"]}
         assert checks["host local: account toor is revoked, as decided"] == "fail"
+        daemon.maintd("reject", "2", "--why", "later")
+        last = wait_ended(daemon, 2)["steps"][-1]
+        assert (last["name"], last["state"]) == ("access_sign_off", "failed")
+        assert "nothing was signed off: rejected" in json.dumps(last)

@@ -11,7 +11,7 @@ from maintd.errors import TargetError
 
 _NO_SHELL = ("nologin", "false", "sync", "shutdown", "halt", "git-shell")
 FIRST_PERSON = 1000  # UID_MIN of login.defs on Debian, Ubuntu and Fedora
-_NOBODY = 65534
+_OVERFLOW_UID = 65534  # of files whose owner is not known
 _KINDS = {
     "y": "yescrypt",
     "gy": "gost-yescrypt",
@@ -43,12 +43,12 @@ class Account:
     @property
     def is_system(self) -> bool:
         """Whether it is of a service, by its number."""
-        return 0 < self.uid < FIRST_PERSON or self.uid == _NOBODY
+        return 0 < self.uid < FIRST_PERSON or self.uid == _OVERFLOW_UID
 
 
 @dataclass(frozen=True)
 class Password:
-    """What shadow says of an account's password. kind: `empty`, `locked`, the kind of its hash, or `unfamiliar`."""
+    """The entry of shadow for an account's password. kind: `empty`, `locked`, the kind of its hash, or `unfamiliar`."""
 
     kind: str
     expires: bool

@@ -53,7 +53,7 @@ def report_earlier(ctx: Context, accesses: Sequence[Access], complete: Sequence[
         if due and (at is None or at < due[-1]):
             open_names.append(f"{each.place} {each.kind} {printable(each.name)}, listed {due[-1]:%Y-%m-%d}")
     ctx.check(
-        "sign-off: accesses that nobody has reviewed in time",
+        "sign-off: accesses that were not reviewed in time",
         name_first(open_names) or "none",
         equals="none",
         severity=CheckStatus.WARN,

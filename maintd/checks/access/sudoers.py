@@ -41,7 +41,7 @@ class Sudoers:
     unread: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    no_authentication: bool = False  # Defaults !authenticate: nobody is asked for a password
+    no_authentication: bool = False  # Defaults !authenticate: sudo asks for no password
     read: int = 0  # files
 
 
