@@ -35,12 +35,10 @@ def statements_section(target: str, found: Interval, slower: Sequence[Executed],
         Line("Time of execution", formatting.amount(total_ms / 1000, "s"), origin, total_ms / 1000, "s"),
     )
     tables = []
-    for ranking, (title, unit) in RANKINGS.items():
-        rows = tuple(_row(place, item, ranking, unit) for place, item in enumerate(_of(found, ranking), 1))
+    for ranking, (title, _) in RANKINGS.items():
+        rows = tuple(_row(place, item, ranking) for place, item in enumerate(_of(found, ranking), 1))
         empty = "not measured: track_io_timing is off" if ranking == "io_ms" and not timed else "none"
-        heads = columns(
-            "#>", "Query", "Role", f"{title[0].upper()}{title[1:]}>", "Calls>", "Mean>", "Rows per call>", "Text"
-        )
+        heads = columns("#>", "Query", "Role", *(f"{head[0].upper()}{head[1:]}>" for head in _heads(ranking)), "Text")
         tables.append(Table(f"Queries by {title}", heads, rows, empty))
     tables.append(
         Table(
@@ -74,20 +72,29 @@ def _of(found: Interval, ranking: str) -> list[Executed]:
     return ranked(found.executed, ranking, _SHOWN)
 
 
-def _row(place: int, item: Executed, ranking: str, unit: str) -> tuple[Cell, ...]:
-    value = item.value(ranking)
+def _heads(ranking: str) -> list[str]:
+    """The columns of numbers: that of the ranking, then those that it is not."""
+    return list(dict.fromkeys([RANKINGS[ranking][0], "calls", "mean time", "rows per call"]))
+
+
+def _row(place: int, item: Executed, ranking: str) -> tuple[Cell, ...]:
+    title, unit = RANKINGS[ranking]
+    value, rows = item.value(ranking), item.counters["rows"]
     shown = _milliseconds(value) if unit == "ms" else number_cell(value, unit)
     if item.at_most and ranking != "mean_ms":
         shown = Cell(f"≤ {shown.text}", shown.value)
-    rows = item.counters["rows"]
+    cells = {
+        "calls": number_cell(item.calls, ""),
+        "mean time": _milliseconds(item.mean_ms),
+        "rows per call": number_cell(rows / item.calls if rows is not None and item.calls else None, ""),
+        title: shown,
+    }
+    numbers = (cells[head] for head in _heads(ranking))
     return (
         number_cell(place, ""),
         Cell(str(item.statement.query_id)),
         Cell(item.statement.role),
-        shown,
-        number_cell(item.calls, ""),
-        _milliseconds(item.mean_ms),
-        number_cell(rows / item.calls if rows is not None and item.calls else None, ""),
+        *numbers,
         Cell(item.statement.text),
     )
 

@@ -153,7 +153,7 @@ def _memory(found: ServerSettings, memory: int | None, no_memory: str) -> Iterat
 def _checkpoints(found: ServerSettings) -> Iterator[Criterion]:
     wal = found.number("max_wal_size")
     total = found.timed_checkpoints + found.requested_checkpoints
-    raised = format_size(max(2 * (wal or 0), LEAST_WAL_BYTES)).replace(" ", "").replace("iB", "B")
+    raised = f"{round(max(2 * (wal or 0), LEAST_WAL_BYTES)) >> 20}MB"
     hint = f"ALTER SYSTEM SET max_wal_size = '{raised}'; SELECT pg_reload_conf(); -- the disk needs the space"
     yield Criterion(
         "checkpoints requested of all",
