@@ -149,9 +149,14 @@ def review_limits(
                 unit = "B" if kind == "memory" else ""
                 measure = "service_memory_p99_bytes" if kind == "memory" else "service_cpu_p99"
                 ctx.measure(measure, of_it.p99, unit, engine=name, service=row.container.label)
-    without = sorted(row.container.label for row in rows if row.memory is None or row.cpu is None)
+    least = params.coverage
+    without = sorted(
+        row.container.label
+        for row in rows
+        if any(of_it is None or of_it.coverage < least for of_it in (row.memory, row.cpu))
+    )
     ctx.check(
-        f"docker {name}: containers whose use is not measured",
+        f"docker {name}: containers whose use is not known",
         name_first(without) or "none",
         equals="none",
         severity=CheckStatus.WARN,

@@ -133,10 +133,10 @@ def test_a_limit_is_compared_with_the_99th_percentile(
     assert "99th percentile" in found["tight"].rule
 
 
-def test_a_container_without_data_makes_the_run_warn(reviewed: tuple[Project, WebServer, JobResult]) -> None:
-    check = reviewed[2].check("docker main: containers whose use is not measured")
+def test_a_container_without_enough_data_makes_the_run_warn(reviewed: tuple[Project, WebServer, JobResult]) -> None:
+    check = reviewed[2].check("docker main: containers whose use is not known")
 
-    assert (check.status, check.observed) == (CheckStatus.WARN, "unseen")
+    assert (check.status, check.observed) == (CheckStatus.WARN, "unseen; young")
 
 
 @pytest.mark.parametrize(
