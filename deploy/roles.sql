@@ -32,6 +32,10 @@ GRANT :"owner" TO maintd_op;
 -- backup dumps all tables of all schemas. Tables with row-level security need BYPASSRLS, too.
 GRANT pg_read_all_data TO maintd_op;
 
+-- security_audit: who is let in by pg_hba.conf.
+GRANT SELECT ON pg_hba_file_rules TO maintd_ro, maintd_op;
+GRANT EXECUTE ON FUNCTION pg_hba_file_rules() TO maintd_ro, maintd_op;
+
 -- Only where backup makes base backups (its param base_backups): psql … -v base_backups=on. pg_hba.conf then needs a line
 -- `host replication maintd_op ADDRESS scram-sha-256`. A role with REPLICATION can read all data of the server.
 \if :{?base_backups}

@@ -1,4 +1,4 @@
-"""Audit containers, compose files, databases, files and the host against rules with a source, and write SARIF.
+"""Audit containers, databases, files and the host against rules with a source, and write SARIF.
 
 Runbook: Monthly Maintenance, Security Review, 1 Security Audit
 
@@ -9,24 +9,43 @@ appear nowhere: of an environment, a file or a commit only the name and the plac
 """
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import field_validator
 
-from maintd.checks.audit import compose_files, containers, daemon, inspected
+from maintd.checks.audit import (
+    compose_files,
+    containers,
+    daemon,
+    file_modes,
+    inspected,
+    postgres,
+    redis,
+    sockets,
+    sshd,
+    tracked_secrets,
+)
 from maintd.checks.audit.catalog import BY_KIND, RULES
 from maintd.checks.audit.containers import Site
 from maintd.checks.audit.evaluate import evaluate, report
 from maintd.checks.audit.publish import publish
 from maintd.checks.audit.rule import Outcome
 from maintd.checks.audit.waivers import Ledger, Waiver
+from maintd.checks.host import listening
+from maintd.checks.host.listening import Allowed
 from maintd.checks.probes import Probe, collect_all, isolate_errors
 from maintd.checks.requirements.of_jobs import security_audit as requirements
 from maintd.clients import docker
 from maintd.job import Context, JobParams, MaintdError, TargetError, job
+
+FILES = timedelta(minutes=3)
+"""Time for the files of one place."""
+GIT = timedelta(minutes=1)
+"""Time for one command of git."""
+IN_CONTAINER = ("/.dockerenv", "/run/.containerenv")
 
 
 class Params(JobParams):
@@ -36,12 +55,29 @@ class Params(JobParams):
     """Services that are a proxy before the Docker engine, and so have its socket."""
     compose: tuple[Path, ...] = ()
     """Compose files; by default none is examined."""
+    folders: tuple[Path, ...] = ()
+    """Folders of programs: what others may write in them, and .env files; by default none is examined."""
+    repositories: tuple[Path, ...] = ()
+    """Git repositories, by the folder with .git: secrets in the files of HEAD. Needs git where maintd runs."""
+    superusers: tuple[str, ...] = ("postgres",)
+    """Roles of Postgres that are meant to be superusers."""
+    hosts: tuple[str, ...] | None = None
+    """Names of host targets whose sshd and sockets are audited; by default all, in a container only mounted ones."""
+    listening: tuple[str, ...] | None = None
+    """Allowed sockets beyond loopback, as in host_review; by default they are not evaluated."""
     engine_host: str | None = "local"
     """The host target with the engine's daemon.json; null: it is not mounted."""
     end_of_life: dict[str, dict[str, date]] = {}
     """Last days of support by release, for what the table lacks: `{docker-engine: {"29": 2027-01-31}}`."""
     waivers: tuple[Waiver, ...] = ()
     """Findings that a person accepts until a day: `{rule, subject, why, by, until}`."""
+
+    @field_validator("listening")
+    @classmethod
+    def _are_sockets(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for text in value or ():
+            Allowed.parse(text)
+        return value
 
     @field_validator("waivers")
     @classmethod
@@ -90,11 +126,37 @@ def run(ctx: Context, params: Params) -> None:
 
 def probes(ctx: Context, params: Params) -> Iterator[Probe]:
     """What to read, each with its own time."""
-    root = ctx.target("host", params.engine_host).root if params.engine_host is not None else None
-    for name, target in ctx.targets.docker.items():
-        yield Probe("docker", name, partial(of_engine, target, name, root), target.timeout * 6)
-    for path in params.compose:
-        yield Probe("compose", str(path), partial(compose_files.read, path), ctx.targets.host["local"].timeout * 2)
+    targets = ctx.targets
+    mounted = hosts(ctx, params)
+    root = mounted[params.engine_host].root if params.engine_host in mounted else None
+    for name, engine in targets.docker.items():
+        yield Probe("docker", name, partial(of_engine, engine, name, root), engine.timeout * 6)
+    for name, server in targets.postgres.items():
+        yield Probe("postgres", name, partial(postgres.collect, server, name, "security_audit"), server.timeout * 6)
+    for name, cache in targets.redis.items():
+        yield Probe("redis", name, partial(redis.collect, cache, name), cache.timeout * 6)
+    for name, secrets in targets.secrets.items():
+        yield Probe("secrets", name, partial(file_modes.list_secrets, secrets), FILES)
+    for name, host in mounted.items():
+        yield Probe("sshd", name, partial(sshd.read, host.root), FILES)
+        if params.listening is not None:
+            yield Probe("sockets", name, partial(listening.collect, host), FILES)
+    for kind, paths, read in (
+        ("compose", params.compose, compose_files.read),
+        ("files", params.folders, file_modes.list_tree),
+        ("repository", params.repositories, partial(tracked_secrets.collect, timeout=GIT)),
+    ):
+        for path in paths:
+            yield Probe(kind, str(path), partial(read, path), FILES)
+
+
+def hosts(ctx: Context, params: Params) -> dict[str, Any]:
+    """The hosts to audit: in a container not its own file system, unless it is asked for."""
+    names = ctx.targets.host if params.hosts is None else params.hosts
+    found: dict[str, Any] = {name: ctx.target("host", name) for name in names}
+    if params.hosts is None and any(Path(mark).exists() for mark in IN_CONTAINER):
+        return {name: target for name, target in found.items() if target.root != Path("/")}
+    return found
 
 
 def of_engine(target: Any, name: str, root: Path | None) -> tuple[Any, ...]:
@@ -114,5 +176,20 @@ def evaluated(ctx: Context, params: Params, probe: Probe, facts: Any) -> list[Ou
                 *daemon.outcomes(probe.subject, engine, ctx.now().date(), params.end_of_life),
                 *containers.outcomes(probe.subject, found, blind, site),
             ]
+        case "postgres":
+            return postgres.outcomes(probe.subject, facts, params.superusers)
+        case "redis":
+            return redis.outcomes(probe.subject, facts)
+        case "secrets":
+            return file_modes.secret_outcomes(probe.subject, facts)
+        case "files":
+            return file_modes.tree_outcomes(probe.subject, facts)
+        case "repository":
+            return tracked_secrets.outcomes(probe.subject, facts)
+        case "sshd":
+            return sshd.outcomes(probe.subject, facts)
+        case "sockets":
+            allowed = [Allowed.parse(text) for text in params.listening or ()]
+            return sockets.outcomes(probe.subject, facts, allowed)
         case _:
             return compose_files.outcomes(Path(probe.name), facts, ports)

@@ -700,7 +700,7 @@ def _(stage: Stage) -> Case:
 
 @case("security_audit: engines")
 def _(stage: Stage) -> Case:
-    params = {"engine_host": None}
+    params = {"hosts": []}
     return Case("security_audit", "^docker a: ", of_a, {"docker": stage.containers()}, params)
 
 

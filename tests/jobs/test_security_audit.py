@@ -379,7 +379,7 @@ def create(project: Project, service: str, **options: Any) -> None:
 
 def audit(project: Project, **params: Any) -> JobResult:
     attempt = {key: params.pop(key) for key in ("series", "findings") if key in params}
-    return run_job("security_audit", {"engine_host": None, **params}, project.targets(), **attempt)
+    return run_job("security_audit", {"hosts": [], **params}, project.targets(), **attempt)
 
 
 def earlier(result: JobResult) -> dict[str, list[Point]]:
@@ -480,7 +480,7 @@ def test_a_waiver_of_a_rule_that_does_not_exist_or_without_a_reason_is_refused()
 def test_an_engine_that_does_not_answer_is_failed_and_all_its_rules_are_unknown() -> None:
     targets = {"docker": {"main": {"url": "unix:///tmp/no-such-socket", "timeout": "1s"}}}
 
-    result = run_job("security_audit", {"waivers": [waiver("cis-docker-5.5", "x")]}, targets)
+    result = run_job("security_audit", {"hosts": [], "waivers": [waiver("cis-docker-5.5", "x")]}, targets)
 
     assert result.check("docker main: examined").status is not CheckStatus.OK
     assert result.measure("audit_checks_unknown") > 30
@@ -497,7 +497,7 @@ def test_an_engine_behind_a_proxy_that_hides_fields_is_unknown() -> None:
     }
     with http_service(answers) as url:
         targets = {"docker": {"main": {"url": url.replace("http://", "tcp://"), "timeout": "5s"}}}
-        result = run_job("security_audit", {}, targets)
+        result = run_job("security_audit", {"hosts": []}, targets)
 
     check = result.check("docker main: examined")
     assert check.status is CheckStatus.UNKNOWN
@@ -505,7 +505,7 @@ def test_an_engine_behind_a_proxy_that_hides_fields_is_unknown() -> None:
 
 
 def test_without_anything_to_audit_it_is_not_configured() -> None:
-    error = run_job("security_audit").error
+    error = run_job("security_audit", {"hosts": []}).error
 
     assert isinstance(error, TargetError)
     assert error.cause == "not_configured"
@@ -516,7 +516,7 @@ def test_compose_files_are_audited_without_an_engine(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text(COMPOSE.replace("127.0.0.1:7001:7001", "7001:7001"))
 
-    result = run_job("security_audit", {"compose": [str(path), str(tmp_path / "none.yaml")]})
+    result = run_job("security_audit", {"hosts": [], "compose": [str(path), str(tmp_path / "none.yaml")]})
 
     check = result.check("compose shop/compose.yaml: services with ports on every address")
     assert str(check.observed).startswith("1 of 3: api")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from maintd.checks.audit import postgres as audit_postgres
 from maintd.checks.postgres import (
     autovacuum,
     blockers,
@@ -232,7 +233,20 @@ def host_review(targets: Targets, params: Any) -> Iterator[Requirement]:
 
 
 def security_audit(targets: Targets, params: Any) -> Iterator[Requirement]:
-    """Engines describe themselves and their containers; files can be read."""
+    """Engines describe themselves and their containers; settings of databases and files can be read."""
+    for name in targets.postgres:
+        exercise = postgres.queries({key: (query, ()) for key, query in audit_postgres.QUERIES.items()})
+        yield Requirement("postgres", name, "read roles and settings", exercise)
+        exercise = postgres.queries({key: (query, ()) for key, query in audit_postgres.HBA.items()})
+        yield Requirement("postgres", name, "read pg_hba.conf", exercise)
+        yield Requirement("postgres", name, "see all sessions", postgres.sees_sessions)
+    for name in targets.redis:
+        exercise = redis.may_run(("CONFIG", "GET", "bind"), ("ACL", "DRYRUN", "default", "PING"))
+        yield Requirement("redis", name, "read what its default user may do", exercise)
+    if params.repositories:
+        yield local.program("git", "examine repositories")
+    for path in (*params.folders, *params.repositories):
+        yield local.readable_folder(path, "examine it")
     for name in targets.docker:
         exercise = docker.allows(*docker.LISTS, *docker.USAGE, *docker.NETWORKS)
         yield Requirement("docker", name, "describe itself, containers and networks", exercise)
