@@ -56,7 +56,7 @@ def test_a_server_of_a_fresh_folder_breaks_the_rules_of_its_defaults(server: Pos
     result = audit(server)
 
     found = statuses(result)
-    assert found["rules that need no password: host all all 127.0.0.1"] is CheckStatus.FAIL
+    assert found["rules of pg_hba.conf with trust: host all all 127.0.0.1"] is CheckStatus.FAIL
     assert found["schemas in which everyone may create objects: postgres.public"] is CheckStatus.FAIL
     assert found["servers without TLS"] is CheckStatus.WARN
     assert found["servers that log no connections"] is CheckStatus.WARN
@@ -121,7 +121,7 @@ def test_a_login_without_rights_knows_less_and_is_not_green_for_it(server: Postg
     finally:
         run(server, "DROP ROLE weak")
 
-    for title in ("rules that need no password", "applications that connect as a superuser"):
+    for title in ("rules of pg_hba.conf with trust", "applications that connect as a superuser"):
         check = result.check(f"postgres main: {title}")
         assert check.status is CheckStatus.UNKNOWN
         assert "denied" in str(check.observed)

@@ -39,7 +39,7 @@ ENVIRONMENT = Rule(
     "services with secrets in the environment",
     "OWASP Docker Security, rule 12",
     "NAME_FILE below /run/secrets",
-    "move it into secrets:, set NAME_FILE=/run/secrets/NAME, and rotate the value",
+    "move it into a file, set NAME_FILE=/run/secrets/NAME, and rotate the value",
 )
 REDIS = Rule(
     "compose-redis-auth",

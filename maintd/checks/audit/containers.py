@@ -335,7 +335,7 @@ ENVIRONMENT = Rule(
     "containers with secrets in their environment",
     "OWASP Docker Security, rule 12",
     "a file below /run/secrets",
-    "write it into a file of secrets:, and set NAME_FILE; who may inspect sees the value",
+    "write it into a file below /run/secrets, and set NAME_FILE; who may inspect sees the value",
 )
 _RULES.append((ENVIRONMENT, lambda one, _: ", ".join(one.secret_variables[:8]), ""))
 RULES = tuple(rule for rule, _, _ in _RULES)

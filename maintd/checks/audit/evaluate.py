@@ -169,7 +169,7 @@ def _blind(outcome: Outcome, name: str) -> Iterator[Criterion]:
     for optional, found in ((False, required), (True, [item for item in outcome.blind if item.optional])):
         if found:
             suffix = ": not examined" if optional or outcome.violations else ""
-            texts = [item.cause if len(found) == 1 else f"{item.subject}: {item.cause}" for item in found]
+            texts = [f"{item.subject}: {item.cause}" if outcome.examined else item.cause for item in found]
             hint = next((item.hint for item in found if item.hint), "")
             yield Criterion(
                 f"{name}{suffix}",

@@ -50,10 +50,10 @@ ENV_MODE = Rule("files-env-mode", FAIL, ".env files with rights for others", _SO
 ENV_SECRETS = Rule(
     "files-env-secrets",
     WARN,
-    ".env files with secrets",
+    "secrets in .env files",
     "OWASP Secrets Management, storage",
     "NAME_FILE and a file of its own",
-    "move it into secrets: of the compose file, and rotate the value",
+    "move it into a file below /run/secrets, and rotate the value",
 )
 TREE_RULES = (WRITABLE, ENV_MODE, ENV_SECRETS)
 

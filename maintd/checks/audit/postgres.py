@@ -58,7 +58,7 @@ ENCRYPTION = _rule(
 TRUST = _rule(
     "hba-trust",
     FAIL,
-    "rules that need no password",
+    "rules of pg_hba.conf with trust",
     "Trust Authentication",
     "scram-sha-256",
     "write scram-sha-256 instead of trust in pg_hba.conf; SELECT pg_reload_conf()",
@@ -66,7 +66,7 @@ TRUST = _rule(
 EVERYWHERE = _rule(
     "hba-everywhere",
     WARN,
-    "rules for every address",
+    "rules of pg_hba.conf for every address",
     "The pg_hba.conf File",
     "the networks of the clients",
     "write the network of the clients instead in pg_hba.conf; SELECT pg_reload_conf()",
@@ -74,7 +74,7 @@ EVERYWHERE = _rule(
 CLEARTEXT = _rule(
     "hba-weak",
     WARN,
-    "rules with a weak method",
+    "rules of pg_hba.conf with a weak method",
     "Password Authentication",
     "scram-sha-256",
     "write scram-sha-256 instead in pg_hba.conf, after the passwords are kept so; SELECT pg_reload_conf()",

@@ -34,7 +34,7 @@ _MIN_ENTROPY = 3.5
 PATTERN = Rule(
     "git-secrets",
     CheckStatus.FAIL,
-    "tracked files with a secret",
+    "secrets in tracked files",
     "OWASP Secrets Management, detection",
     "no secret in a commit",
     "rotate the secret, then move it out of the repository; what was in a commit stays in its history",
@@ -42,7 +42,7 @@ PATTERN = Rule(
 ENTROPY = Rule(
     "git-entropy",
     CheckStatus.WARN,
-    "tracked files with what may be a secret",
+    "possible secrets in tracked files",
     "OWASP Secrets Management, detection",
     "a reference to a file",
     "if it is a secret, rotate it and move it out of the repository; else give it a waiver",
