@@ -58,3 +58,8 @@ FROM pg_proc AS p
 JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
 JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
 WHERE e.extname = 'amcheck' AND p.proname IN ('bt_index_check', 'verify_heapam') \gexec
+
+-- config_review and security_audit read the rules of pg_hba.conf and the errors in the server's files, which only superusers may by
+-- default. The views have no password; an option of a rule, such as ldapbindpasswd, may have one.
+GRANT SELECT ON pg_hba_file_rules, pg_file_settings TO maintd_ro, maintd_op;
+GRANT EXECUTE ON FUNCTION pg_hba_file_rules(), pg_show_all_file_settings() TO maintd_ro, maintd_op;

@@ -139,6 +139,11 @@ class Alertmanager:
             config_hash=hashlib.sha256(config.encode(errors="replace")).hexdigest() if config else "",
         )
 
+    def active_config(self) -> str:
+        """The configuration that it uses, as YAML; it masks passwords, not all URLs. Raises TargetError."""
+        found = read(_Status, self._api.get("/api/v2/status"), f"{self.name}: unexpected answer to status")
+        return found.config.original
+
     def alerts(self) -> Listing[Alert]:
         """All alerts that have not ended."""
         found = self._list(_Alert, "/api/v2/alerts")

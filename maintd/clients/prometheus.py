@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
@@ -50,13 +50,17 @@ class ScrapeTarget:
 
 @dataclass(frozen=True)
 class Rule:
-    """An alerting or recording rule; `health` is ok, err or unknown."""
+    """An alerting or recording rule; `health` is ok, err or unknown. `seconds`: its `for`."""
 
     group: str
     name: str
     health: str
     last_error: str
     alerting: bool = False
+    query: str = ""
+    seconds: float = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,9 @@ class _Rule(Shape):
     last_error: str = Field("", alias="lastError")
     duration: float = Field(0, ge=0, le=1e9)
     alerts: Any = None
+    query: str = ""
+    labels: _Labels = {}
+    annotations: _Labels = {}
 
     @property
     def alerting(self) -> bool:
@@ -154,6 +161,10 @@ class _Alertmanagers(Shape):
 
 class _Alertmanager(Shape):
     url: str
+
+
+class _ActiveConfig(Shape):
+    yaml: str
 
 
 class _RuntimeInfo(Shape):
@@ -224,7 +235,20 @@ class Prometheus:
     def rules(self) -> Listing[Rule]:
         """All rules with their health."""
         groups = self._rules()
-        found = (Rule(group, rule.name, rule.health, rule.last_error, rule.alerting) for group, rule in groups.items)
+        found = (
+            Rule(
+                group=group,
+                name=rule.name,
+                health=rule.health,
+                last_error=rule.last_error,
+                alerting=rule.alerting,
+                query=rule.query,
+                seconds=rule.duration,
+                labels=rule.labels,
+                annotations=rule.annotations,
+            )
+            for group, rule in groups.items
+        )
         return Listing(tuple(found), groups.not_understood)
 
     def firing(self) -> Listing[FiringAlert]:
@@ -260,6 +284,35 @@ class Prometheus:
         data = self._data(self._api.get("/api/v1/status/runtimeinfo"), "runtimeinfo")
         found = read(_RuntimeInfo, data, self._where("runtimeinfo"))
         return RuntimeInfo(found.reload_succeeded, found.last_reload)
+
+    def active_config(self) -> str:
+        """The configuration that it uses, as YAML; it masks passwords, not all URLs. Raises TargetError."""
+        data = self._data(self._api.get("/api/v1/status/config"), "config")
+        return read(_ActiveConfig, data, self._where("config")).yaml
+
+    def flags(self) -> dict[str, str]:
+        """Its flags with their values. Raises TargetError."""
+        data = self._data(self._api.get("/api/v1/status/flags"), "flags")
+        return read(TypeAdapter(dict[str, str]), data, self._where("flags"))
+
+    def metric_names(self) -> frozenset[str]:
+        """The names of all metrics that it has data of, however old. Raises TargetError."""
+        data = self._data(self._api.get("/api/v1/label/__name__/values"), "names of metrics")
+        return frozenset(read(TypeAdapter(tuple[str, ...]), data, self._where("names of metrics")))
+
+    def has_series(self, selector: str) -> bool:
+        """Whether any series, however old, matches a selector. Raises TargetError."""
+        try:
+            answer = self._api.post_form("/api/v1/series", **{"match[]": selector, "limit": "1"})
+        except TargetError as error:
+            if error.cause != "too_large":  # versions without `limit` list all of them
+                raise
+            return True
+        # A note that the answer was cut at the limit is no missing data.
+        found = read(_Envelope, answer, self._where(selector))
+        if found.status == "success" and found.data:
+            return True
+        return bool(self._data(answer, selector))
 
     def own_metrics(self) -> str:
         """The text of its own /metrics."""

@@ -76,6 +76,16 @@ def install(url: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["maintd_ro", "maintd_op"])
+def test_both_roles_read_all_of_the_configuration(own_postgres: PostgresServer, role: str) -> None:
+    url = with_roles(own_postgres, "trading", "CREATE ROLE trader LOGIN").replace("postgres@", f"{role}@")
+
+    result = run_job("config_review", {"docker": []}, {"postgres": {"main": {"dsn": url}}})
+
+    unknown = [check.name for check in result.checks if check.status is CheckStatus.UNKNOWN]
+    assert unknown == ["postgres main: as approved"], result.text()  # there is no folder for baselines
+
+
+@pytest.mark.parametrize("role", ["maintd_ro", "maintd_op"])
 def test_amcheck_works_with_both_roles_in_every_database_and_schema(own_postgres: PostgresServer, role: str) -> None:
     with psycopg.connect(own_postgres.create("before"), autocommit=True) as conn:
         conn.execute("CREATE ROLE trader LOGIN")

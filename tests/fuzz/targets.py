@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fuzz.clients import host_files, servers
+from fuzz.config_reader import configurations
 from fuzz.lock_files import locks
 from fuzz.log_readers import logs
 from fuzz.properties import Opened, calendars, reports, rules, settings_files, values
@@ -28,6 +29,7 @@ TARGETS: dict[str, Opened] = {
     "answer": answers,
     "certificate": certificates,
     "lock": locks,
+    "configuration": configurations,
     "log": logs,
     "server": servers,
     "host": host_files,
@@ -49,6 +51,7 @@ READERS: dict[str, str] = {
     "answer": "clients/bounded",
     "certificate": "checks/certificates/certificate checks/certificates/stored",
     "lock": "checks/packages/npm_audit checks/packages/npm_lock checks/packages/osv checks/packages/python_locks",
+    "configuration": "checks/config_review/compose checks/config_review/web",
     "log": (
         "checks/logs/access_log checks/logs/auth_log checks/logs/denied_requests checks/logs/folder "
         "checks/logs/log_files checks/logs/login_messages checks/logs/scanner checks/logs/syslog "
@@ -80,6 +83,7 @@ NO_TARGET: dict[str, str] = {
     "checks/audit/sshd": "sshd's own configuration; what is none: tests/jobs/test_security_audit_files.py",
     "checks/audit/tracked_secrets": "the operator's own repository: tests/jobs/test_security_audit_files.py",
     "checks/audit/daemon": "the operator's daemon.json; what is none: tests/jobs/test_security_audit.py",
+    "checks/config_review/baselines": "records of maintd; one that was changed: tests/unit/test_config_snapshot.py",
     "checks/probes": "turns errors of readers into evidence, and reads nothing",
     "checks/restore/recovered": "a struct of the kernel: who is connected to a socket",
     "checks/secrets/versions": "the journal of maintd itself; what is no journal is an error that names it",

@@ -37,6 +37,8 @@ from support.servers.redis import redis as own_redis
 from support.servers.registry import registry
 from support.users import folder_for_all
 
+from maintd.checks.config_review.baselines import Baselines
+from maintd.checks.config_review.snapshot import Snapshot
 from maintd.clients.alertmanager import connect as connect_alertmanager
 from maintd.job.attempt_info import UnfinishedRun
 from maintd.model.evidence import CheckStatus
@@ -681,6 +683,28 @@ def _(stage: Stage) -> Case:
     act = partial(files_below, stage.folder / "auth.log")
     params = {"auth_log": str(stage.folder / "auth.log"), "folder": "a"}
     return Case("security_log_review", "^logins", act, {"folders": stage.logs()}, params)
+
+
+@case("config_accept")
+def _(stage: Stage) -> Case:
+    (stage.folder / "approved").mkdir()
+    seen = [Snapshot(f"redis {name}", {"maxmemory": "0"}) for name in "ab"]
+    for item in seen:
+        Baselines(stage.folder).observe(item, datetime.now(UTC), 1, ())
+    params = {"digests": ",".join(item.digest for item in seen), "why": "it is right"}
+    targets = {"folders": {"config_baselines": {"path": str(stage.folder)}}}
+    attempt = {"approvals": {"gate": "approved by ada"}}
+    act = partial(files_below, stage.folder / "approved/redis-a")
+    return Case("config_accept", "^redis a: ", act, targets, params, attempt=attempt)
+
+
+@case("config_review")
+def _(stage: Stage) -> Case:
+    for name in "ab":
+        made.write(stage.folder / f"{name}.yaml", b"x: 1\n")
+    params = {"files": [str(stage.folder / f"{name}.yaml") for name in "ab"], "docker": []}
+    targets = {"folders": {"config_baselines": {"path": str(stage.folder)}}}
+    return Case("config_review", r"/a\.yaml: ", partial(files_below, stage.folder / "a.yaml"), targets, params)
 
 
 @case("host_review")

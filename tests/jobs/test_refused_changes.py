@@ -37,6 +37,8 @@ from support.servers.refusing_engine import refusing_engine
 from support.servers.registry import Registry, registry
 from support.users import as_unprivileged_user, folder_for_all
 
+from maintd.checks.config_review.baselines import Baselines
+from maintd.checks.config_review.snapshot import Snapshot
 from maintd.checks.postgres.reindex import Marker, marked_comment
 from maintd.job.attempt_info import Point
 from maintd.model.evidence import Change, ChangeState, Check, CheckStatus
@@ -78,6 +80,17 @@ def bloated(request: pytest.FixtureRequest) -> Iterator[Database]:
 def vacuum_without_rights(request: pytest.FixtureRequest) -> JobResult:
     with bloated(request) as db:
         return db.job("vacuum", as_role=db.role("ro", "pg_monitor", "pg_read_all_data"))
+
+
+@scenario("accept", "a folder that cannot be written")
+def accept_without_a_folder(request: pytest.FixtureRequest) -> JobResult:
+    folder: Path = request.getfixturevalue("tmp_path")
+    seen = Snapshot("redis main", {"maxmemory": "0"})
+    Baselines(folder).observe(seen, datetime.now(UTC), 1, ())
+    (folder / "approved").write_text("a file in its place")
+    params = {"digests": seen.digest, "why": "it is right"}
+    targets = {"folders": {"config_baselines": {"path": str(folder)}}}
+    return run_job("config_accept", params, targets, approvals={"gate": "approved by ada"})
 
 
 @scenario("vacuum", "a lock")

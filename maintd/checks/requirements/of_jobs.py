@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maintd.checks.audit import postgres as audit_postgres
+from maintd.checks.config_review import postgres as config_postgres
 from maintd.checks.postgres import (
     autovacuum,
     blockers,
@@ -531,6 +532,36 @@ def access_review(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield Requirement("http", params.grafana, "read its users", exercise)
     for path in params.basic_auth:
         yield local.readable_file(path, "list its names")
+
+
+def config_review(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Everything can be read with the rights of the targets' users; the folder of the baselines can be written."""
+    for name in targets.postgres if params.postgres is None else params.postgres:
+        statements = {key: (query, ()) for key, query in config_postgres.QUERIES.items()}
+        yield Requirement("postgres", name, "read its settings", postgres.queries(statements))
+    for name in targets.redis if params.redis is None else params.redis:
+        yield Requirement("redis", name, "read its settings", redis.may_run(("CONFIG", "GET", "*")))
+    for kind, names in (("prometheus", params.prometheus), ("alertmanager", params.alertmanager)):
+        for name in targets.of(kind) if names is None else names:
+            yield Requirement(kind, name, "answers", answers)
+    for name in targets.docker if params.docker is None else params.docker:
+        yield from _containers(targets, name)
+    for name, path in (("grafana", "/api/datasources"), ("traefik", "/api/rawdata")):
+        target = getattr(params, name)
+        if target is not None:
+            yield Requirement("http", target, f"read {path}", services.has_path(path))
+    for path in (*(path for paths in params.compose.values() for path in paths), *params.files):
+        yield local.readable_file(path, "review it")
+    for path in params.redis_files.values():
+        yield local.readable_file(path, "compare it with what runs")
+    if params.baselines in targets.folders:
+        yield Requirement("folders", params.baselines, "keep what was seen", local.writes)
+
+
+def config_accept(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The folder of the baselines can be written."""
+    if params.baselines in targets.folders:
+        yield Requirement("folders", params.baselines, "keep baselines", local.writes)
 
 
 def service_halt(targets: Targets, params: Any) -> Iterator[Requirement]:
