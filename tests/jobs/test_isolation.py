@@ -745,6 +745,17 @@ def _(stage: Stage) -> Case:
     return Case("certificates", r"/a\.pem", act, {"folders": {"certificates": {"path": str(stage.folder)}}})
 
 
+@case("retention_compliance")
+def _(stage: Stage) -> Case:
+    for name in "ab":
+        (stage.folder / name).mkdir()
+        (stage.folder / name / "app-2026-01-01.log").write_text("x")
+    classes = {name: {"folder": name, "keep_at_least": "1d"} for name in "ab"}
+    folders = {name: {"path": str(stage.folder / name)} for name in "ab"}
+    act = partial(files_below, stage.folder / "a")
+    return Case("retention_compliance", "^a: ", act, {"folders": folders}, {"classes": classes})
+
+
 @case("dependency_review")
 def _(stage: Stage) -> Case:
     lock = {"version": "1.0.0", "resolved": "https://registry.npmjs.org/x/-/x-1.0.0.tgz"}

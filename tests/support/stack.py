@@ -153,6 +153,7 @@ class Stack:
                 "export": str(self.folder / "source/export"),
             },
             "config_review": REVIEWED,
+            "retention_compliance": {"classes": {"files": {"folder": "certificates", "keep_at_most": "7300d"}}},
             "os_updates": {"root": str(self.folder / "host")},
             "alert_path_test": {"listen": f"127.0.0.1:{self.webhook}"},
             "backup": {"min_free": "10MB"},

@@ -564,6 +564,17 @@ def config_accept(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield Requirement("folders", params.baselines, "keep baselines", local.writes)
 
 
+def retention_compliance(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Folders can be listed; servers answer; the times of tables and streams can be read."""
+    for policy in params.classes.values():
+        kind = {"table": "postgres", "stream": "redis", "prometheus": "prometheus", "loki": "http"}.get(policy.kind)
+        if policy.kind in ("folder", "backup_sets"):
+            yield from _folders(targets, [policy.folder or policy.backup_sets])
+        elif kind is not None:
+            name = policy.prometheus or policy.loki or policy.server
+            yield Requirement(kind, name, "answers", answers)
+
+
 def service_halt(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The state of each service can be read from both sources."""
     for name in params.targets or targets.halts:
