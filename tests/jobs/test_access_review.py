@@ -303,6 +303,7 @@ def test_without_a_host_or_logins_nothing_is_green() -> None:
     assert {check.status for check in result.checks if "tokens" not in check.name} <= {UNKNOWN, OK}
     assert result.check("host: accounts").status is UNKNOWN
     assert result.check(KEPT).status is UNKNOWN
+    assert result.check("logins: new users, sources and keys of the month").status is UNKNOWN
 
 
 def test_a_damaged_passwd_is_unknown_and_a_missing_one_too(host: Host) -> None:

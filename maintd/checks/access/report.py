@@ -12,6 +12,7 @@ from maintd.checks.access.kept_logins import KeptLogins, Login
 from maintd.checks.access.table import Access
 from maintd.checks.hints import command, name_first, printable
 from maintd.job.context import Context
+from maintd.job.criterion import Criterion
 from maintd.model.access import Token, TokenState
 from maintd.model.evidence import CheckStatus
 from maintd.reports.document import Cell, Line, Section, Table, columns
@@ -38,13 +39,24 @@ def report_logins(ctx: Context, kept: KeptLogins, period: timedelta) -> None:
     recent = [each for each in kept.logins if each.count]
     new = [each for each in recent if is_new(each, kept, period, ctx)]
     shown = [printable(f"{each.user} from {each.source}, {each.method} {each.key}".strip()) for each in new]
-    ctx.check(
-        "logins: new users, sources and keys of the month",
-        name_first(shown) or "none",
-        equals="none",
-        severity=CheckStatus.WARN,
-        hint="ask whether it was them" if new else "",
-        rule="CIS Controls 8.1, 8.11: audit logs are reviewed",
+    cause = ""
+    if kept.since is None:
+        cause = "not_configured: no login is kept yet"
+    elif kept.since >= begin and not new:
+        cause = f"empty: logins are kept without a gap only since {instant(kept.since)}"
+    ctx.report(
+        [
+            Criterion(
+                "logins: new users, sources and keys of the month",
+                name_first(shown) or "none",
+                equals="none",
+                unknown=cause,
+                severity=CheckStatus.WARN,
+                hint="ask whether it was them" if new else "",
+                rule="CIS Controls 8.1, 8.11: audit logs are reviewed",
+                optional=kept.since is None,
+            )
+        ]
     )
     ctx.measure("access_logins", sum(each.count for each in recent))
     evidence = [
