@@ -24,6 +24,7 @@ from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.reports.document import Cell, Mark, Section, Table, columns
+from maintd.units import plural
 
 MAX_FINDINGS = 300
 """Packages of one file that are reported by themselves; more of them are one unknown check."""
@@ -87,7 +88,7 @@ def report_form(ctx: Context, file: str, lock: Lock) -> None:
     elif not lock.packages and not lock.others and not lock.unpinned:
         ctx.unknown(name, "empty: it pins no package", expected="packages", hint="check whether it is the right file")
     else:
-        ctx.passed(name, f"{len(lock.packages):,} packages", expected="each package")
+        ctx.passed(name, plural(len(lock.packages), "package"), expected="each package")
     if lock.unpinned:
         cause = f"not pinned: {name_first(lock.unpinned)}"
         hint = "pin them with ==, for example by: " + command("uv", "pip", "compile", "requirements.in")
@@ -120,7 +121,7 @@ def report_answers(ctx: Context, file: str, lock: Lock, asked: Sequence[Package]
         text = f"{len(missing)} of {len({package.name for package in asked})} packages: {name_first(causes[:3])}"
         ctx.unknown(name, text, expected=expected, hint=hint)
     else:
-        ctx.passed(name, f"{len(asked):,} packages", expected=expected)
+        ctx.passed(name, plural(len(asked), "package"), expected=expected)
 
 
 def report_problems(
@@ -239,7 +240,7 @@ def report_outdated(
     if causes:
         ctx.unknown(name, name_first(causes), expected="known of each direct package")
     else:
-        ctx.passed(name, f"{len(behind)} direct packages are behind", expected="known of each direct package")
+        ctx.passed(name, f"behind: {plural(len(behind), 'direct package')}", expected="known of each direct package")
 
 
 def _later(ecosystem: str, version: str, newer: str) -> bool:
@@ -252,7 +253,7 @@ def _later(ecosystem: str, version: str, newer: str) -> bool:
 def report_audit(ctx: Context, file: str, audited: Sequence[Audited], found: Reviewed) -> None:
     """Report what `npm audit` found."""
     found.audited += [(file, item) for item in audited]
-    ctx.passed(f"{file}: is a result of npm audit", f"{len(audited)} vulnerable packages", expected="a result")
+    ctx.passed(f"{file}: is a result of npm audit", plural(len(audited), "vulnerable package"), expected="a result")
     named = {f"{file} {item.name}: npm audit" for item in audited}
     for item in audited[:MAX_FINDINGS]:
         status = _audit_status(item)
@@ -296,7 +297,9 @@ def sections(found: Reviewed, window: str) -> Iterator[Section]:
     )
     titles = ("Severity", "File", "Package", "By", "Scope", "Advisory", "Fix", "Title")
     table = Table(f"Advisories, {window}", columns(*titles), rows, "No advisory affects a package that was compared.")
-    yield Section("Advisories", tables=(table,), notes=(f"{found.packages:,} packages of lock files were compared.",))
+    yield Section(
+        "Advisories", tables=(table,), notes=(f"Compared: {plural(found.packages, 'package')} of lock files.",)
+    )
     behind = tuple(
         (
             Cell(file),
