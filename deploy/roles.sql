@@ -32,7 +32,7 @@ GRANT :"owner" TO maintd_op;
 -- backup dumps all tables of all schemas. Tables with row-level security need BYPASSRLS, too.
 GRANT pg_read_all_data TO maintd_op;
 
--- security_audit: who is let in by pg_hba.conf.
+-- security_audit and config_review: who is let in by pg_hba.conf.
 GRANT SELECT ON pg_hba_file_rules TO maintd_ro, maintd_op;
 GRANT EXECUTE ON FUNCTION pg_hba_file_rules() TO maintd_ro, maintd_op;
 
@@ -59,7 +59,6 @@ JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d
 JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
 WHERE e.extname = 'amcheck' AND p.proname IN ('bt_index_check', 'verify_heapam') \gexec
 
--- config_review and security_audit read the rules of pg_hba.conf and the errors in the server's files, which only superusers may by
--- default. The views have no password; an option of a rule, such as ldapbindpasswd, may have one.
-GRANT SELECT ON pg_hba_file_rules, pg_file_settings TO maintd_ro, maintd_op;
-GRANT EXECUTE ON FUNCTION pg_hba_file_rules(), pg_show_all_file_settings() TO maintd_ro, maintd_op;
+-- config_review: errors in the server's files.
+GRANT SELECT ON pg_file_settings TO maintd_ro, maintd_op;
+GRANT EXECUTE ON FUNCTION pg_show_all_file_settings() TO maintd_ro, maintd_op;

@@ -95,8 +95,8 @@ def run(ctx: Context, params: Params) -> None:
                 found.append(evaluate.report(ctx, seen, baselines))
     ctx.save("config.json", as_json(evaluate.evidence(found)), "application/json")
     for item in found:
-        subject = item.seen.snapshot.subject
-        ctx.measure("config_drift", item.drift.count, subject=subject)
+        if item.approved is not None:
+            ctx.measure("config_drift", item.drift.count, subject=item.seen.snapshot.subject)
     publish_review(
         ctx,
         kind="config-review",

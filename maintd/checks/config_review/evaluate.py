@@ -118,7 +118,7 @@ def section(found: list[Reviewed], window: str) -> Section:
                 Cell(f"{len(item.seen.snapshot.values):,}", len(item.seen.snapshot.values)),
                 Cell(item.seen.snapshot.digest[:12]),
                 Cell(f"{accepted.at:%Y-%m-%d} by {accepted.by}: {accepted.why}" if accepted else "never"),
-                Cell(f"{item.drift.count:,}", item.drift.count),
+                Cell("–") if item.approved is None else Cell(f"{item.drift.count:,}", item.drift.count),
             )
         )
     tables = [
@@ -129,9 +129,10 @@ def section(found: list[Reviewed], window: str) -> Section:
             "Nothing was read.",
         )
     ]
+    none = "Nothing of what has a baseline." if any(item.approved for item in found) else "Nothing has a baseline yet."
     lines = [(item.seen.snapshot.subject, line) for item in found for line in item.drift.lines()]
     shown = tuple((Cell(subject), Cell(line)) for subject, line in lines[:_IN_REPORT])
-    tables.append(Table("What differs from the approved baseline", columns("Subject", "Path"), shown, "Nothing."))
+    tables.append(Table("What differs from the approved baseline", columns("Subject", "Path"), shown, none))
     more = len(lines) - len(shown)
     notes = (f"{more:,} more are in config.json.",) if more > 0 else ()
     return Section("Configuration", tables=tuple(tables), notes=notes)
