@@ -91,6 +91,7 @@ def test_without_a_lock_file_it_is_not_configured_and_without_a_source_no_servic
     assert result.outcome == "unknown", result.text()
     assert "not_configured: set advisories" in str(result.named("compared with advisories")[0].observed)
     assert services.received == []
+    assert "dependency_advisories" not in {measure.name for measure in result.measures}, "not compared is not zero"
 
 
 def test_a_critical_advisory_with_a_fix_fails_a_high_one_warns_and_each_has_path_and_exact_change(
