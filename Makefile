@@ -19,7 +19,7 @@ SYNC = UV_PROJECT_ENVIRONMENT='$(abspath $(VENV))' $(UV) sync --frozen --inexact
 DESCRIPTIONS := $(VENV)/share/maintd/job_descriptions.json
 SOURCES := $(wildcard jobs/*.py maintd/*.py) $(shell find maintd -mindepth 2 -name '*.py') schedules.yaml
 
-.PHONY: help run test test-fast check servers docs data bench bench-parts endurance fuzz clean
+.PHONY: help run test test-fast lint check servers docs data bench bench-parts endurance fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -59,7 +59,7 @@ test: $(VENV)/dev $(DESCRIPTIONS) servers ## set up and run all tests
 test-fast: $(VENV)/dev $(DESCRIPTIONS) ## run the unit and contract tests that need no servers
 	@$(BIN)/pytest -n $(WORKERS) -q -m 'not server and not engine and not slow' tests/unit tests/contracts tests/processes tests/cli $(ARGS)
 
-check: $(VENV)/dev $(DESCRIPTIONS) ## check formatting, lint rules, types, import layers and documentation
+lint: $(VENV)/dev $(DESCRIPTIONS) ## check formatting, lint rules, types, import layers and generated data
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -67,6 +67,8 @@ check: $(VENV)/dev $(DESCRIPTIONS) ## check formatting, lint rules, types, impor
 	@$(BIN)/mypy tests/endurance
 	@$(BIN)/lint-imports
 	@$(BIN)/python docs/data/generate.py --check
+
+check: lint ## check all that `lint` does, and the documentation
 	@$(BIN)/pytest -q tests/docs
 
 docs: $(VENV)/dev $(DESCRIPTIONS) ## regenerate the generated parts of docs/
