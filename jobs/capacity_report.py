@@ -51,7 +51,7 @@ class Params(JobParams):
     """Number of reports to keep in the reports folder; files that this job did not write, or that were edited, stay."""
 
 
-@job(timeout="1h", repeatable=True, history=400, history_of="job", requires=requirements)
+@job(timeout="1h", repeatable=True, reads_findings=True, history=400, history_of="job", requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     now = ctx.now()
     resources: list[Resource] = []
@@ -76,7 +76,7 @@ def run(ctx: Context, params: Params) -> None:
     if params.report:
         with ctx.phase("write the report"):
             record_forecasts(ctx, resources)
-            findings = [item.finding for item in assessments if item.status is not CheckStatus.OK]
+            findings = [item.finding(ctx.findings) for item in assessments if item.status is not CheckStatus.OK]
             report = build(resources, findings + savings(resources), past, now)
             publish_report(ctx, report, f"{now:%Y%m}", params.keep)
 

@@ -75,7 +75,7 @@ class Params(JobParams):
     """Number of reports to keep in the reports folder; files that this job did not write, or that were edited, stay."""
 
 
-@job(timeout="30m", repeatable=True, requires=requirements)
+@job(timeout="30m", repeatable=True, reads_findings=True, requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     if not ctx.targets.prometheus and not (params.queries and ctx.targets.postgres):
         ctx.target("prometheus")  # raises the error that it is not configured
@@ -105,7 +105,7 @@ def run(ctx: Context, params: Params) -> None:
     assessments = list(evaluate(figures, series, limits))
     ctx.report(item.with_hint() for item in assessments)
     with ctx.phase("write the report"):
-        findings = [item.finding for item in assessments if item.status is not CheckStatus.OK]
+        findings = [item.finding(ctx.findings) for item in assessments if item.status is not CheckStatus.OK]
         titles = {name: query.title for name, query in params.queries.items()}
         report = build(figures, series, findings, params.title, titles, str(window), window.end, ctx.now())
         publish_report(ctx, report, f"{window.end:%Y%m%d}", params.keep)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from maintd.job.attempt_info import KnownFinding
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.reports.document import Finding
@@ -24,12 +26,13 @@ class Assessment:
         """The criterion's."""
         return self.criterion.status
 
-    @property
-    def finding(self) -> Finding:
-        """The recommendation."""
+    def finding(self, known: Mapping[str, KnownFinding]) -> Finding:
+        """The recommendation. known: the findings that were open before this run, by the name of the check."""
         cause = self.criterion.unknown
         meaning = f"not measured: {cause}" if cause else self.meaning
-        return Finding(self.status.value, self.area, self.subject, meaning, self.command)
+        before = known.get(self.criterion.name)
+        subject = f"{self.subject} ({'new' if before is None else before.text})"
+        return Finding(self.status.value, self.area, subject, meaning, self.command)
 
     def with_hint(self) -> Criterion:
         """The criterion to report as a check; its hint is the command, or the meaning without one."""

@@ -32,6 +32,15 @@ class KnownFinding:
     why: str = ""
     until: datetime | None = None
 
+    @property
+    def text(self) -> str:
+        """`open since 2026-11-21`, then `acknowledged by ada until 2026-12-05: a disk is ordered`."""
+        parts = [f"open since {self.since:%Y-%m-%d}"]
+        if self.by:
+            until = "" if self.until is None else f" until {self.until:%Y-%m-%d}"
+            parts.append(f"acknowledged by {self.by}{until}: {self.why}")
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True)
 class UnfinishedRun:

@@ -169,8 +169,7 @@ def _recommendations(found: Sequence[Check], known: Mapping[str, KnownFinding], 
         if check.because:
             continue
         before = known.get(check.name)
-        until = "" if before is None or before.until is None else f"{before.until:%Y-%m-%d}"
-        note = f"; acknowledged by {before.by} until {until}: {before.why}" if before is not None and before.by else ""
+        note = "; new" if before is None else f"; {before.text}"
         rule = f" ({check.rule})" if check.rule else ""
         expected = f", {check.expectation}" if check.expected else ""
         meaning = f"{_observed(check)}{expected}{rule}{note}"

@@ -78,7 +78,7 @@ def test_what_is_known_from_before_is_not_new_and_what_passed_is_named() -> None
     assert "| 2026-11-04 | ada: image is being rebuilt |" in text
     assert "| cache: privileged | 2026-11-04 |" in text.split("Seen to pass since the run before")[1]
     assert "gone: and not checked" not in text
-    assert "acknowledged by ada until 2026-12-12" in text
+    assert "acknowledged by ada until 2026-12-12: image is being rebuilt" in text
 
 
 def test_findings_over_time_are_drawn_from_the_second_run_on() -> None:
