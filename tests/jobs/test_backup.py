@@ -28,10 +28,12 @@ from support.servers.disks import small_disk
 from support.servers.postgres import BIN, PostgresServer, postgres
 from support.servers.redis import RedisServer, redis
 
+from maintd.checks.backup_sets.content_hash import HASH, ROW_HASH, SETTINGS, count_tables, lock_tables
 from maintd.checks.backup_sets.layout import MANIFEST, find_sets
-from maintd.checks.backup_sets.postgres import SETTINGS, count_tables, lock_tables, schema_hash
+from maintd.checks.backup_sets.postgres import schema_hash
 from maintd.checks.backup_sets.writer import locked
 from maintd.clients.postgres import connect
+from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus, Phase, Report
 from maintd.model.target import PostgresTarget
 
@@ -193,11 +195,11 @@ def test_a_restored_dump_has_the_rows_hashes_and_schema_of_the_manifest(site: Si
         plain = subprocess.run([BIN / "pg_dump", "--schema-only", "-d", restored.url], check=True, capture_output=True)
         with connect(PostgresTarget(dsn=restored.url), "drill") as session:
             session.rows("BEGIN")
-            found = count_tables(session, lock_tables(session)[0], hashes=True)
+            found = count_tables(session, lock_tables(session)[0], HASH)
         restored.run("UPDATE a SET note = 'other' WHERE id = 7")
         with connect(PostgresTarget(dsn=restored.url), "drill") as session:
             session.rows("BEGIN")
-            changed = count_tables(session, lock_tables(session)[0], hashes=True)
+            changed = count_tables(session, lock_tables(session)[0], HASH)
 
     assert found == about["tables"]
     assert schema_hash(iter([plain.stdout])) == about["schema_sha256"]
@@ -207,6 +209,42 @@ def test_a_restored_dump_has_the_rows_hashes_and_schema_of_the_manifest(site: Si
     assert about["hash_settings"] == SETTINGS
     assert about["lsn"].count("/") == 1
     assert int(about["system_identifier"]) > 0
+
+
+@pytest.mark.parametrize("method", [HASH, ROW_HASH], ids=["columns", "rows"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE w SET c7 = NULL WHERE id = 2",  # it was empty
+        "UPDATE w SET c7 = 'x' WHERE id = 1",
+        "UPDATE w SET c199 = c198, c198 = c199",
+        "UPDATE w SET id = 3 WHERE id = 2",
+        "INSERT INTO w DEFAULT VALUES",
+        "ALTER TABLE w DROP COLUMN c200",
+    ],
+)
+def test_the_hash_of_a_table_changes_with_any_value(site: Site, method: str, change: str) -> None:
+    columns = ", ".join(f"c{number} text DEFAULT '{number}'" for number in range(1, 201))  # more than a function takes
+    site.db.run(f"CREATE TABLE w (id int, {columns})", "INSERT INTO w (id, c7) VALUES (1, '7'), (2, '')")
+
+    def hash_now() -> Any:
+        with connect(PostgresTarget(dsn=site.db.url), "drill") as session:
+            session.rows("BEGIN")
+            return count_tables(session, [("public", "w")], method)["public.w"]["hash"]
+
+    before = hash_now()
+    site.db.run("UPDATE w SET c1 = c1")  # the rows are elsewhere now
+    assert hash_now() == before
+    site.db.run(change)
+    assert hash_now() != before
+
+
+def test_a_hash_that_is_not_known_is_not_compared(site: Site) -> None:
+    with connect(PostgresTarget(dsn=site.db.url), "drill") as session:
+        session.rows("BEGIN")
+        with pytest.raises(TargetError, match="does not know: sum of md5") as error:
+            count_tables(session, [("public", "a")], "sum of md5")
+    assert error.value.cause == "unfamiliar"
 
 
 def test_a_second_set_of_the_same_data_has_the_same_hashes_and_schema(site: Site) -> None:

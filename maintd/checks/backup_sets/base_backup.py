@@ -16,9 +16,10 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
+from maintd.checks.backup_sets.content_hash import TABLES
 from maintd.checks.backup_sets.layout import safe_name
 from maintd.checks.backup_sets.packing import quickly_gzipped
-from maintd.checks.backup_sets.postgres import BOOTSTRAP_ROLE, DATABASES, TABLES, system_identifier
+from maintd.checks.backup_sets.postgres import BOOTSTRAP_ROLE, DATABASES, system_identifier
 from maintd.checks.backup_sets.writer import SetWriter, WrittenFile
 from maintd.clients.pg_dump import dump_command, require_version, with_database
 from maintd.clients.piped import piped

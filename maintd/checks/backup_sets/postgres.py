@@ -18,48 +18,18 @@ from typing import Any
 
 from psycopg import sql
 
+from maintd.checks.backup_sets.content_hash import HASH, SETTINGS, count_tables, lock_tables
 from maintd.checks.backup_sets.layout import safe_name
 from maintd.checks.backup_sets.writer import SetWriter, WrittenFile
 from maintd.checks.probes import UnforeseenError, as_target_error
 from maintd.clients.pg_dump import database_of, dump_command, program_path, require_version, with_database
 from maintd.clients.piped import piped
-from maintd.clients.postgres import Postgres, connect, lock_timed_out
+from maintd.clients.postgres import Postgres, connect
 from maintd.clients.shell import Command
 from maintd.errors import MaintdError, TargetError
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.target import PostgresTarget
-
-HASH = "sum(hashtextextended((t.*)::text, 0)::numeric)"
-"""The content hash of a table `t`: independent of the order of rows and of where they are stored; from Postgres 11."""
-
-SETTINGS = {
-    "search_path": "",
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, MDY",
-    "IntervalStyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "xmlbinary": "base64",
-    "lc_monetary": "C",
-    "row_security": "off",
-    "jit": "off",
-    "max_parallel_workers_per_gather": "0",
-}
-"""What the text of a row depends on; a reader that computes the hash again sets the same. `row_security` off: a policy
-that would hide rows is an error, as in pg_dump. The last ones leave the server's other cores to its clients."""
-
-TABLES = """
-SELECT n.nspname AS schema, c.relname AS name
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-  AND (c.relpersistence = 'p' OR (c.relpersistence = 'u' AND NOT pg_catalog.pg_is_in_recovery()))
-  AND NOT EXISTS (
-    SELECT FROM pg_catalog.pg_depend d
-    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-ORDER BY 1, 2
-"""
-"""Tables whose rows pg_dump writes; those of extensions are made by the extension."""
 
 _SNAPSHOT = """
 SELECT pg_export_snapshot() AS snapshot, now() AS at, pg_is_in_recovery() AS standby,
@@ -224,44 +194,6 @@ def schema_hash(chunks: Iterator[bytes]) -> str:
     return digest.hexdigest()
 
 
-def lock_tables(session: Postgres) -> tuple[list[tuple[str, str]], list[str]]:
-    """Schema and name of every table whose rows are dumped, locked against changes of their definition.
-
-    Then the names of those that cannot be locked at once, since a change of them waits already. Raises TargetError.
-    """
-    tables = [(str(row["schema"]), str(row["name"])) for row in session.rows(TABLES)]
-    if not tables or _lock(session, tables):
-        return tables, []
-    locked = [table for table in tables if _lock(session, [table])]
-    return locked, [".".join(table) for table in tables if table not in locked]
-
-
-def _lock(session: Postgres, tables: Sequence[tuple[str, str]]) -> bool:
-    names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(*table)) for table in tables)
-    session.rows("SAVEPOINT unlocked")
-    try:
-        session.rows(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT").format(names))
-    except TargetError as error:
-        if not (lock_timed_out(error) or error.cause == "empty"):  # held, or dropped since the snapshot
-            raise
-        session.rows("ROLLBACK TO SAVEPOINT unlocked")
-        return False
-    return True
-
-
-def count_tables(session: Postgres, tables: Sequence[tuple[str, str]], *, hashes: bool) -> dict[str, dict[str, Any]]:
-    """Rows and content hash of tables, by `schema.table`, in the session's transaction. Raises TargetError."""
-    for setting, value in SETTINGS.items():
-        session.rows("SELECT pg_catalog.set_config(%s, %s, true)", (setting, value))
-    content = sql.SQL(f"coalesce({HASH}, 0)::text" if hashes and session.version >= 11 else "NULL::text")
-    found: dict[str, dict[str, Any]] = {}
-    for schema, name in tables:
-        query = sql.SQL("SELECT count(*) AS rows, {} AS hash FROM ONLY {} AS t")
-        row = session.one(query.format(content, sql.Identifier(schema, name)))
-        found[f"{schema}.{name}"] = {"rows": int(row["rows"]), "hash": row["hash"]}
-    return found
-
-
 def rows_criteria(file: WrittenFile, tables: Mapping[str, Mapping[str, Any]]) -> list[Criterion]:
     """Whether the decoded dump has the rows that its snapshot has."""
     if file.contents is None:
@@ -316,7 +248,7 @@ class _Counting:
         try:
             with as_target_error(f"postgres {self._name}"):
                 tables, left = lock_tables(session)
-                self.result.set_result((count_tables(session, tables, hashes=self._hashes), left))
+                self.result.set_result((count_tables(session, tables, HASH if self._hashes else None), left))
         except MaintdError as error:
             self.result.set_exception(error)
 

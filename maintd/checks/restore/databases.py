@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from maintd.checks.backup_sets.postgres import count_tables, lock_tables, schema_hash
+from maintd.checks.backup_sets.content_hash import HASH, count_tables, lock_tables
+from maintd.checks.backup_sets.postgres import schema_hash
 from maintd.checks.postgres.amcheck import Amcheck
 from maintd.checks.postgres.database import relations
 from maintd.checks.postgres.indexes import indexes
@@ -161,9 +162,8 @@ def prove(ctx: Context, cluster: Place, restored: Restored) -> Proof:
     with cluster.session(restored.name) as session, session.statement_timeout(ctx.remaining):
         with ctx.phase(f"{subject}: count and hash its rows"):
             session.rows("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            found = count_tables(
-                session, lock_tables(session)[0], hashes=about is None or about.get("hash") is not None
-            )
+            method = HASH if about is None else about.get("hash")
+            found = count_tables(session, lock_tables(session)[0], method)
             session.rows("COMMIT")
         proof.tables, proof.rows = found, sum(table["rows"] for table in found.values())
         if about is not None:
@@ -209,7 +209,7 @@ def prove_read(ctx: Context, cluster: Place, restored: Restored, tables: Sequenc
     subject, proof = restored.subject, Proof()
     with cluster.session(restored.name) as session, session.statement_timeout(ctx.remaining):
         session.rows("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        proof.tables = count_tables(session, lock_tables(session)[0], hashes=True)
+        proof.tables = count_tables(session, lock_tables(session)[0], HASH)
         session.rows("COMMIT")
         proof.rows = sum(table["rows"] for table in proof.tables.values())
         missing = sorted(set(tables) - proof.tables.keys())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from maintd.checks.backup_sets.postgres import HASH, count_tables, lock_tables
+from maintd.checks.backup_sets.content_hash import count_tables, lock_tables
 from maintd.clients.postgres import Postgres
 from maintd.errors import TargetError
 from maintd.job.context import Context
@@ -115,11 +115,10 @@ def _compare_tables(session: Postgres, about: Mapping[str, Any], loss: Loss) -> 
     wanted: Mapping[str, Mapping[str, Any]] | None = about.get("tables")
     if wanted is None:
         raise TargetError("the manifest of the set has no rows")
-    hashed = about.get("hash") == HASH
     session.rows("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
         tables, locked = lock_tables(session)
-        found = count_tables(session, tables, hashes=hashed)
+        found = count_tables(session, tables, about.get("hash"))
         large = bool(session.one(_LARGE_OBJECTS)["found"])
     finally:
         session.rows("ROLLBACK")
