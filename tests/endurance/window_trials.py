@@ -33,7 +33,7 @@ from endurance.window_faults import FaultInjector, all_faults
 from endurance.window_nodes import WindowNode, window_node
 from maintd.errors import StoreUnavailableError
 from maintd.model.evidence import ChangeState
-from maintd.model.run import Run, RunState, StepState
+from maintd.model.run import Run, RunState, StepState, Trigger
 from maintd.store import Store
 from maintd.store.tables import runs
 
@@ -183,6 +183,9 @@ class _Trial:
         done = node.by("ada", "approve", str(run.id), "--gate", gate.name)
         if done.code != 0 and self.site.store.history.state(run.id) is RunState.WAITING:
             node.by("ada", "reject", str(run.id), "--why", "it cannot be approved")
+            # The trials have one account: who resumed a run before its gate cannot be the one who approves it.
+            if run.trigger is Trigger.RESUME and "must be approved by another person" in done.err:
+                return
             self.violations.append(f"{gate.name} could not be approved: {done.err.strip()}")
             return
         faults.reached(f"passed {gate.name}")

@@ -83,7 +83,7 @@ def _lock(session: Postgres, tables: Sequence[tuple[str, str]]) -> bool:
 def count_tables(session: Postgres, tables: Sequence[tuple[str, str]], method: str | None) -> dict[str, dict[str, Any]]:
     """Rows and content hash of tables, by `schema.table`, in the session's transaction.
 
-    method: how the hash is computed, as the manifest says: HASH, or ROW_HASH; None: rows are only counted. Raises
+    method: how the hash is computed, as in the manifest: HASH, or ROW_HASH; None: rows are only counted. Raises
     TargetError, also for another method.
     """
     if method is not None and method not in _METHODS:
