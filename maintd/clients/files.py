@@ -17,6 +17,7 @@ from typing import Self
 
 from maintd.clients.causes import cause_of
 from maintd.errors import TargetError
+from maintd.units import format_size
 
 _BLOCK = 512  # bytes, the unit of st_blocks on every file system
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -157,6 +158,27 @@ def disk_bytes(entries: Iterable[Entry]) -> int:
 def newest(entries: Iterable[Entry], count: int = 1) -> list[Entry]:
     """The `count` most recently written entries, newest first."""
     return sorted(entries, key=lambda entry: (entry.status.st_mtime_ns, entry.parts), reverse=True)[:count]
+
+
+def read_regular(path: Path, most: int, hint: str = "mount it, and let maintd's user read it") -> bytes:
+    """The content of a regular file of at most `most` bytes; a pipe is not waited for.
+
+    Raises TargetError: `not_found`, `denied`, `unfamiliar` for what is no regular file, `too_large`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise TargetError(f"{shown(path)}: is not a regular file", hint, cause="unfamiliar")
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        cause = "not_found" if missing else cause_of(error) or "failed"
+        raise TargetError(f"{shown(path)}: {error.strerror}", hint, cause=cause) from error
+    if len(data) > most:
+        raise TargetError(f"{shown(path)}: has more than {format_size(most)}", hint, cause="too_large")
+    return data
 
 
 def shown(path: object) -> str:

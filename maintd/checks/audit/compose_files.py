@@ -18,7 +18,7 @@ import yaml
 from maintd.checks.audit.rule import Blind, Outcome, Rule, Violation
 from maintd.checks.audit.secret_names import holds_secret
 from maintd.checks.hints import printable
-from maintd.clients.causes import cause_of
+from maintd.clients.files import read_regular
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
 
@@ -89,15 +89,7 @@ class Service:
 
 def read(path: Path) -> list[Service]:
     """The services of a file. Raises TargetError, whose message has nothing of the file's content."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE + 1)
-    except FileNotFoundError:
-        raise TargetError(f"{path}: not found", "correct the param compose, or mount it", cause="not_found") from None
-    except OSError as error:
-        raise TargetError(f"{path}: {error.strerror}", "give read access", cause=cause_of(error) or "failed") from error
-    if len(content) > MAX_FILE:
-        raise TargetError(f"{path}: larger than 1 MiB", cause="too_large")
+    content = read_regular(path, MAX_FILE, "correct the param compose, or mount it, and let maintd's user read it")
     try:
         text = content.decode()
         found = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader

@@ -19,8 +19,8 @@ from maintd.checks.audit.rule import Blind, Outcome, Rule, Violation
 from maintd.checks.docker.end_of_life import Software, support
 from maintd.checks.hints import printable
 from maintd.checks.probes import value_or_error
-from maintd.clients.causes import cause_of
 from maintd.clients.docker import Docker, translated
+from maintd.clients.files import read_regular
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
 
@@ -105,17 +105,16 @@ def _file(root: Path | None) -> Mapping[str, Any]:
         hint = "mount the root of the engine's host, and name its target in the param engine_host"
         raise TargetError("daemon.json is on the engine's host, which is not mounted", hint, cause="not_configured")
     path = root / FILE
+    if not path.parent.parent.is_dir():
+        raise TargetError(f"{path.parent.parent}: not found", "mount the host's root", cause="not_found")
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_FILE + 1)
-    except FileNotFoundError:
-        if not path.parent.parent.is_dir():
-            raise TargetError(f"{path.parent.parent}: not found", "mount the host's root", cause="not_found") from None
-        return {}  # all settings have their defaults
-    except OSError as error:
-        raise TargetError(f"{path}: {error.strerror}", "give read access", cause=cause_of(error) or "failed") from error
+        content = read_regular(path, _MAX_FILE)
+    except TargetError as error:
+        if error.cause == "not_found":
+            return {}  # all settings have their defaults
+        raise
     try:
-        found = json.loads(content) if len(content) <= _MAX_FILE else None
+        found = json.loads(content)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

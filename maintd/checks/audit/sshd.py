@@ -14,6 +14,7 @@ from pathlib import Path
 from maintd.checks.audit.rule import Blind, Outcome, Rule, Violation
 from maintd.checks.hints import printable
 from maintd.clients.causes import cause_of
+from maintd.clients.files import read_regular
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
 
@@ -133,17 +134,14 @@ def _text(root: Path, path: Path) -> str:
             break
         to = path.readlink()
         path = root / str(to).lstrip("/") if to.is_absolute() else path.parent / to
+    hint = "read it as root: files of sshd are 0600 on some distributions"
     try:
-        if root.resolve() not in path.resolve().parents:
-            raise TargetError(f"{path}: leads out of the host's root", cause="malformed")
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE + 1)
-    except OSError as error:
-        hint = "read it as root: files of sshd are 0600 on some distributions"
-        raise TargetError(f"{path}: {error.strerror}", hint, cause=cause_of(error) or "failed") from error
-    if len(content) > MAX_FILE:
-        raise TargetError(f"{path}: larger than 1 MiB", cause="too_large")
-    return content.decode(errors="replace")
+        inside = root.resolve() in path.resolve().parents
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise TargetError(f"{path}: {error}", hint, cause=cause_of(error) or "failed") from error
+    if not inside:
+        raise TargetError(f"{path}: leads out of the host's root", cause="malformed")
+    return read_regular(path, MAX_FILE, hint).decode(errors="replace")
 
 
 def _words(line: str) -> list[str]:

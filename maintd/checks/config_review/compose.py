@@ -13,6 +13,7 @@ from maintd.checks.config_review.containers import Found
 from maintd.checks.config_review.snapshot import Collector, Seen, require_bounded
 from maintd.checks.hints import command, name_first
 from maintd.clients.bounded import parse_yaml
+from maintd.clients.files import read_regular
 from maintd.errors import TargetError
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
@@ -222,13 +223,7 @@ def _port_inside(item: object) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        cause = "denied" if isinstance(error, PermissionError) else "not_found"
-        hint = "mount it, and let maintd's user read it"
-        raise TargetError(f"{path}: {error.strerror}", hint, cause=cause) from error
+    data = read_regular(path, _MAX_BYTES)
     try:
         found = parse_yaml(data, str(path))
     except TargetError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from maintd.checks.config_review.snapshot import Collector, Seen, is_secret
 from maintd.checks.hints import name_first
+from maintd.clients.files import read_regular
 from maintd.clients.redis import RedisServer, connect
 from maintd.errors import TargetError
 from maintd.job.criterion import Criterion
@@ -123,14 +124,7 @@ def _against_file(found: Mapping[str, str], file: Path) -> Criterion:
 
 
 def _parsed(file: Path) -> dict[str, str]:
-    try:
-        if file.stat().st_size > _MAX_FILE:
-            raise TargetError(f"{file}: is too large for a redis.conf", cause="too_large")
-        lines = file.read_text(errors="replace").splitlines()
-    except OSError as error:
-        cause = "denied" if isinstance(error, PermissionError) else "not_found"
-        hint = "mount it, and let maintd's user read it"
-        raise TargetError(f"{file}: {error.strerror}", hint, cause=cause) from error
+    lines = read_regular(file, _MAX_FILE).decode(errors="replace").splitlines()
     found: dict[str, str] = {}
     for line in lines:
         if not line.strip() or line.lstrip().startswith("#"):

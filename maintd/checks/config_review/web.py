@@ -12,6 +12,7 @@ from pydantic import Field
 
 from maintd.checks.config_review.snapshot import Collector, Seen
 from maintd.clients.bounded import parse_json, parse_yaml
+from maintd.clients.files import read_regular
 from maintd.clients.http import Api
 from maintd.clients.shapes import Shape, read_each
 from maintd.errors import TargetError
@@ -62,15 +63,7 @@ def read_traefik(target: HttpTarget, collector: Collector) -> Seen:
 
 def read_file(path: Path, collector: Collector) -> Seen:
     """A file of YAML, JSON or TOML. Raises TargetError."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        cause = "denied" if isinstance(error, PermissionError) else "not_found"
-        hint = "mount it, and let maintd's user read it"
-        raise TargetError(f"{path}: {error.strerror}", hint, cause=cause) from error
-    if len(data) > _MAX_BYTES:
-        raise TargetError(f"{path}: is too large", cause="too_large")
+    data = read_regular(path, _MAX_BYTES)
     suffix = path.suffix.lower()
     if suffix == ".json":
         found = parse_json(data, str(path))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from maintd.checks.hints import printable
-from maintd.clients.causes import cause_of
+from maintd.clients.files import read_regular
 from maintd.errors import TargetError
 
 NPM, PYPI = "npm", "PyPI"
@@ -75,19 +73,7 @@ class Lock:
 
 def read_bytes(path: Path) -> bytes:
     """The content of a regular file of at most MAX_FILE bytes. Raises TargetError."""
-    try:
-        # Without O_NONBLOCK, opening a pipe would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise TargetError(f"{path}: is not a regular file", cause="unfamiliar")
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        cause = "not_found" if isinstance(error, FileNotFoundError) else cause_of(error) or "failed"
-        raise TargetError(f"{path}: {error.strerror}", cause=cause) from error
-    if len(data) > MAX_FILE:
-        raise TargetError(f"{path}: has more than {MAX_FILE >> 20} MiB", cause="too_large")
-    return data
+    return read_regular(path, MAX_FILE)
 
 
 def check_count(where: str, count: int) -> None:

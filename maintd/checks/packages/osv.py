@@ -21,6 +21,7 @@ from maintd.checks.packages.advisories import Answer, key_of, osv_advisory, osv_
 from maintd.checks.packages.locked import PYPI, Package
 from maintd.checks.packages.registries import Requests, chunks
 from maintd.clients.bounded import parse_json
+from maintd.clients.files import read_regular
 from maintd.errors import TargetError
 from maintd.units import format_duration
 
@@ -193,21 +194,13 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
         if path.is_dir():
             found = sorted(path.rglob("*"))
             for file in (each for each in found if each.suffix in (".json", ".zip") and each.is_file()):
-                yield from _zipped(file) if file.suffix == ".zip" else [(str(file), _limited(file))]
+                yield from _zipped(file) if file.suffix == ".zip" else [(str(file), read_regular(file, _MAX_RECORD))]
         else:
             yield from _zipped(path)
     except FileNotFoundError as error:
         raise TargetError(f"{path}: {error.strerror}", cause="not_found") from error
     except OSError as error:
         raise TargetError(f"{path}: {error.strerror or error}", cause="denied") from error
-
-
-def _limited(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(_MAX_RECORD + 1)
-    if len(data) > _MAX_RECORD:
-        raise TargetError(f"{path}: has more than {_MAX_RECORD >> 20} MiB", cause="too_large")
-    return data
 
 
 def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:

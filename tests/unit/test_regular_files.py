@@ -1,0 +1,40 @@
+"""Reading a whole file: bounded, never a pipe or a device, with the cause of what cannot be read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from maintd.clients.files import read_regular
+from maintd.errors import TargetError
+
+
+def cause(path: Path, most: int = 10) -> str | None:
+    with pytest.raises(TargetError) as refused:
+        read_regular(path, most, "mount it")
+    assert refused.value.hint == "mount it"
+    return refused.value.cause
+
+
+def test_a_file_of_the_largest_size_is_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "full").write_bytes(b"0123456789")
+    (tmp_path / "link").symlink_to("full")
+
+    assert read_regular(tmp_path / "full", 10) == b"0123456789"
+    assert read_regular(tmp_path / "link", 10) == b"0123456789"
+
+
+def test_what_is_no_such_file_has_its_cause(tmp_path: Path) -> None:
+    (tmp_path / "larger").write_bytes(b"0123456789a")
+    os.mkfifo(tmp_path / "pipe")  # opened for reading it would wait for a writer
+    (tmp_path / "circle").symlink_to("circle")
+
+    assert cause(tmp_path / "larger") == "too_large"
+    assert cause(tmp_path / "missing") == "not_found"
+    assert cause(tmp_path / "larger" / "below") == "not_found"
+    assert cause(tmp_path / "pipe") == "unfamiliar"
+    assert cause(Path("/dev/zero")) == "unfamiliar"
+    assert cause(tmp_path) == "unfamiliar"
+    assert cause(tmp_path / "circle") == "failed"
