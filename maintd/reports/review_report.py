@@ -81,7 +81,7 @@ def build_review(
         made_at=now,
         headlines=tuple(_headlines(checks, found, known)),
         sections=(
-            _findings(found, known, gone),
+            _findings(found, known, gone, _optional(checks)),
             _overview(checks, history, now),
             *sections,
         ),
@@ -107,11 +107,27 @@ def _headlines(checks: Sequence[Check], found: Sequence[Check], known: Mapping[s
         yield Line(_WORDS[status].capitalize(), f"{count:,}", "this run", count, mark=mark if count else "")
     yield Line("Ok", f"{ok:,} of {len(checks):,}", "this run", ok)
     yield Line("New", f"{new:,}", "not open after the run before", new)
+    optional = len(_optional(checks))
+    if optional:
+        yield Line("Not observed", f"{optional:,}", "optional: without effect on the result", optional)
     if acknowledged:
         yield Line("Acknowledged", f"{acknowledged:,}", "a person knows of them", acknowledged)
 
 
-def _findings(found: Sequence[Check], known: Mapping[str, KnownFinding], gone: Sequence[str]) -> Section:
+def _optional(checks: Sequence[Check]) -> list[Check]:
+    """What this site cannot show, and can do without."""
+    return [check for check in checks if check.status is CheckStatus.UNKNOWN and check.optional]
+
+
+def _status(check: Check) -> Cell:
+    """The status as the tag that a mark is shown with; unknown has none in tables."""
+    text = check.status.value if check.status is CheckStatus.UNKNOWN else ""
+    return Cell(text, check.status.value, check.status.value)
+
+
+def _findings(
+    found: Sequence[Check], known: Mapping[str, KnownFinding], gone: Sequence[str], optional: Sequence[Check]
+) -> Section:
     rows = []
     for check in found:
         subject, what = _parts(check.name)
@@ -120,7 +136,7 @@ def _findings(found: Sequence[Check], known: Mapping[str, KnownFinding], gone: S
         note = "" if before is None or not before.by else f"{before.by}: {before.why}"
         rows.append(
             (
-                Cell(check.status.value, mark=check.status.value),
+                _status(check),
                 Cell(subject),
                 Cell(what),
                 Cell(_observed(check)),
@@ -135,6 +151,9 @@ def _findings(found: Sequence[Check], known: Mapping[str, KnownFinding], gone: S
     if gone:
         ended = tuple((Cell(name), Cell(f"{known[name].since:%Y-%m-%d}")) for name in gone)
         tables.append(Table("Seen to pass since the run before", columns("Check", "Was open since"), ended))
+    if optional:
+        unseen = tuple((Cell(check.name), Cell(_observed(check)), Cell(check.hint or "–")) for check in optional)
+        tables.append(Table("Not observed, without effect on the result", columns("Check", "Cause", "Change"), unseen))
     return Section("Findings", tables=tuple(tables))
 
 
