@@ -6,7 +6,8 @@ Each TLS target, and each HTTP target with `https`, is connected to at every add
 what it sends, one verifies it, one offers only versions below TLS 1.2. Nothing is requested. Files are PEM and the
 acme.json of Traefik 2 and 3; private keys in them are dropped while they are read, and never kept or printed. A server
 must present the newest certificate that is stored for its name. Limits are fractions of the lifetime, since authorities
-shorten it. Not examined: PKCS#12 and JKS, OCSP, RFC 9773, and routers of Traefik without a target. Read-only.
+shorten it. Hosts that Traefik serves by labels of containers, and that no target names, are reported. Not examined:
+PKCS#12 and JKS, OCSP, RFC 9773, hosts in files of Traefik. Read-only.
 """
 
 import json
@@ -16,14 +17,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from maintd.checks.certificates import evaluate, stored
+from maintd.checks.certificates import evaluate, routers, stored
 from maintd.checks.certificates.collect import Place, examine
 from maintd.checks.certificates.evaluate import Presented
+from maintd.checks.certificates.routers import RouterHosts
 from maintd.checks.certificates.stored import StoredFile
 from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import certificates as requirements
 from maintd.clients import tls_server
-from maintd.job import Context, Duration, JobParams, TargetError, job
+from maintd.job import Context, Duration, JobParams, Role, TargetError, job
 from maintd.job.references import resolved
 from maintd.reports.document import Cell, Section, Table, columns
 from maintd.reports.review_report import publish_review
@@ -42,6 +44,8 @@ class Params(JobParams):
     """Further files: PEM or acme.json."""
     ignore: tuple[str, ...] = ("archive/*", "*/archive/*")
     """Patterns of paths below a folder target that are left out: certbot's archive has every old certificate."""
+    routers: bool = False
+    """Also whether each host in the labels of containers that Traefik reads is examined, on all Docker targets."""
     renew_before: Duration = timedelta(days=30)
     """How long before its end Traefik renews a certificate of acme.json: by default 30 days."""
 
@@ -56,7 +60,8 @@ class Params(JobParams):
 def run(ctx: Context, params: Params) -> None:
     """Read what is stored, examine the servers, and compare both."""
     places, folders = list(places_of(ctx, params)), folders_of(ctx, params)
-    if not (places or folders or params.files):
+    served = dict(router_hosts(ctx)) if params.routers else {}
+    if not (places or folders or params.files or ctx.checks or any(found.routers for found in served.values())):
         hint = "set targets.tls, an HTTP target with https, or targets.folders.certificates in the calendar"
         raise TargetError("no server and no file with certificates is configured", hint, cause="not_configured")
     with ctx.phase("read stored certificates"):
@@ -70,6 +75,8 @@ def run(ctx: Context, params: Params) -> None:
                 evaluate.report_served(ctx, seen.place, found, files, ctx.now())
                 measure(ctx, seen.place, found)
                 evidence += [server_evidence(seen.place, item) for item in found]
+    for name, found_hosts in served.items():
+        ctx.report(routers.criteria(found_hosts, [place.sni for place in places]), f"docker {name}")
     evidence += [item for subject, file in files.items() for item in file_evidence(subject, file)]
     ctx.save("certificates.json", json.dumps(evidence, indent=1), "application/json")
     with ctx.phase("write the report"):
@@ -90,6 +97,15 @@ def places_of(ctx: Context, params: Params) -> Iterator[Place]:
             place = tls_server.of_http(target)
             if place is not None:
                 yield Place("http", name, place, must_be_trusted=target.verify)
+
+
+def router_hosts(ctx: Context) -> Iterator[tuple[str, RouterHosts]]:
+    """The hosts of Traefik's routers on each engine."""
+    for name in ctx.targets.docker:
+        with isolate_errors(ctx, f"docker {name}: labels of containers", role=Role.SOURCE):
+            found = routers.collect(resolved(ctx.target("docker", name)), name)
+            if found.routers or found.patterns:
+                yield name, found
 
 
 def folders_of(ctx: Context, params: Params) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import trustme
+from support.compose_project import Project
 from support.job_runs import JOBS, JobResult, run_job
 from support.receivers import SmtpController
 from support.servers import certificates as made
@@ -67,6 +68,9 @@ def good(site: Site) -> Issued:
 @pytest.fixture(scope="module")
 def port(site: Site, good: Issued) -> int:
     return site.serve(good)
+
+
+ROUTED = "docker main: hosts of Traefik's routers that are not examined"
 
 
 def not_ok(result: JobResult) -> dict[str, CheckStatus]:
@@ -311,6 +315,22 @@ def test_a_mail_server_is_examined_by_starttls(site: Site, good: Issued) -> None
         controller.stop()
 
     assert (result.outcome, not_ok(result)) == ("succeeded", {}), result.text()
+
+
+def test_hosts_that_traefik_serves_and_no_target_names_are_reported(site: Site, port: int, project: Project) -> None:
+    rule = "Host(`localhost`) || Host(`forgotten.example`)"
+    project.start("web", labels={"traefik.enable": "true", "traefik.http.routers.web.rule": rule})
+    given = {"address": f"127.0.0.1:{port}", "name": "localhost", "ca_file": str(site.ca_file), "timeout": "60s"}
+    targets = {"tls": {"web": given}, **project.targets()}
+
+    check = run_job("certificates", {"routers": True}, targets).check(ROUTED)
+    alone = run_job("certificates", {"routers": True}, project.targets()).check(ROUTED)
+    down = {"tls": {"web": given}, "docker": {"main": {"url": "unix:///nowhere.sock", "timeout": "2s"}}}
+    unseen = run_job("certificates", {"routers": True}, down).check("docker main: labels of containers")
+
+    assert (check.status, check.observed, alone.observed) == (CheckStatus.WARN, 1, 2)
+    assert "forgotten.example (web)" in check.hint
+    assert unseen.status is CheckStatus.UNKNOWN
 
 
 # --- HTTP targets ---------------------------------------------------------------------------------------------------

@@ -502,13 +502,15 @@ def alert_review(targets: Targets, params: Any) -> Iterator[Requirement]:
 
 
 def certificates(targets: Targets, params: Any) -> Iterator[Requirement]:
-    """Servers complete a handshake; folders and files with certificates can be read."""
+    """Servers complete a handshake; folders and files with certificates can be read; containers can be listed."""
     for name in targets.tls if params.tls is None else params.tls:
         yield Requirement("tls", name, "complete a handshake", answers)
     names = ("certificates",) if params.folders is None else params.folders
     yield from _folders(targets, [name for name in names if name in targets.folders])
     for path in params.files:
         yield local.readable_file(path, "read its certificates")
+    for name in targets.docker if params.routers else ():
+        yield Requirement("docker", name, "list containers", docker.allows(*docker.LISTS))
 
 
 def dependency_review(targets: Targets, params: Any) -> Iterator[Requirement]:
