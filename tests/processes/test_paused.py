@@ -62,7 +62,8 @@ def other_daemon(folder: Path, url: str, into: Path) -> Iterator[tuple[psutil.Pr
     finally:
         below = psutil.Process(process.pid).children(recursive=True)
         for one in (psutil.Process(process.pid), *below):
-            one.kill()
+            with suppress(psutil.NoSuchProcess):  # it ends with its parent
+                one.kill()
         process.communicate()
 
 
