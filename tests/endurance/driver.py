@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import psycopg
 
 from endurance import invariants, journal, leftovers, plan_audit, run_checks, schedule
-from endurance.cluster import Cluster, cluster
+from endurance.cluster import Cluster, Node, cluster
 from endurance.fault_injector import WHY, FaultInjector
 from endurance.outcome import Outcome
 from maintd.clock import SystemClock
@@ -64,7 +65,7 @@ def _come_to_rest(made: Cluster, injector: FaultInjector, outcome: Outcome) -> N
     """Plan all due times, load an empty calendar, and let queued runs finish."""
     _wait(lambda: all(node.ask("GET", "/readyz", timeout=2) for node in made.nodes), REST_WITHIN, "ready again")
     injector.did.changing.append(datetime.now(UTC))
-    confirmed = [node.ask("POST", "/api/v1/reload", {}, timeout=30) is not None for node in made.nodes]
+    confirmed = [_reloads(node) for node in made.nodes]
     with_store = read_store(made.store_url(), clock=SystemClock())
     try:
         if all(confirmed):
@@ -77,7 +78,8 @@ def _come_to_rest(made: Cluster, injector: FaultInjector, outcome: Outcome) -> N
         injector.did.changing.append(made.planned_until)
         for node in made.nodes:
             node.calendar.write_text(EMPTY)
-            node.ask("POST", "/api/v1/reload", {}, timeout=30)
+            # A node that has not loaded it would go on to plan while the runs are counted.
+            _wait(partial(_reloads, node), REST_WITHIN, "loaded: the empty calendar")
         if not _wait(lambda: _resting(with_store), min(QUEUE_ENDS_WITHIN, outcome.seconds), "at rest", must=False):
             _cancel_queued(made)
         if not _wait(lambda: _resting(with_store), REST_WITHIN, "at rest", must=False):
@@ -87,6 +89,10 @@ def _come_to_rest(made: Cluster, injector: FaultInjector, outcome: Outcome) -> N
         _wait(lambda: not any(leftovers.files([node.state_dir for node in made.nodes])), 20, "spool empty", must=False)
     finally:
         with_store.close()
+
+
+def _reloads(node: Node) -> bool:
+    return node.ask("POST", "/api/v1/reload", {}, timeout=30) is not None
 
 
 def _cancel_queued(made: Cluster) -> None:
