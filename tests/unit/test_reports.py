@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 
 from maintd.checks import capacity
 from maintd.checks.assessment import Assessment
+from maintd.job.attempt_info import KnownFinding
 from maintd.job.criterion import Criterion
 from maintd.reports import charts, formatting, rendering
 from maintd.reports.document import (
@@ -262,4 +263,14 @@ def test_without_two_values_there_is_no_chart(points: list[tuple[datetime, float
 def test_an_assessment_has_the_mark_of_its_check(value: float | None, mark: str) -> None:
     criterion = Criterion("c", value, at_most=90, warn_above=80, unknown="d" if value is None else "")
 
-    assert Assessment("a", "b", criterion).finding.mark == mark
+    assert Assessment("a", "b", criterion).finding({}).mark == mark
+
+
+def test_a_recommendation_has_since_when_its_finding_is_open_and_who_acknowledged_it() -> None:
+    item = Assessment("a", "disk", Criterion("disk: used", 95.0, at_most=90), "it is full", "df -h")
+    known = KnownFinding(NOW - timedelta(days=7), "ada", "a disk is ordered", NOW + timedelta(days=7))
+
+    assert item.finding({}).subject == "disk (new)"
+    assert item.finding({"disk: used": KnownFinding(known.since)}).subject == "disk (open since 2026-11-17)"
+    subject = item.finding({"disk: used": known}).subject
+    assert subject == "disk (open since 2026-11-17, acknowledged by ada until 2026-12-01: a disk is ordered)"
