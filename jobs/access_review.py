@@ -16,13 +16,12 @@ from typing import Any
 from maintd.checks.access import grafana_accounts, host, postgres_roles, report, sign_off
 from maintd.checks.access.kept_logins import read_kept
 from maintd.checks.access.table import Access
+from maintd.checks.host.mounted import mounted
 from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import access_review as requirements
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.causes import Role
 from maintd.reports.review_report import publish_review
-
-IN_CONTAINER = ("/.dockerenv", "/run/.containerenv")
 
 
 class Params(JobParams):
@@ -103,12 +102,11 @@ def run(ctx: Context, params: Params) -> None:
 
 
 def roots_of(ctx: Context, params: Params) -> dict[str, Path]:
-    """The roots to read. The root of a container is that of its image, which is not the host's."""
+    """The roots to read."""
     if params.root is not None:
         return {"local": params.root}
-    found: dict[str, Any] = dict(ctx.chosen("host", params.hosts))
-    inside = any(map(Path.exists, map(Path, IN_CONTAINER)))
-    return {name: target.root for name, target in found.items() if not (inside and target.root == Path("/"))}
+    chosen: dict[str, Any] = dict(ctx.chosen("host", params.hosts))
+    return {name: target.root for name, target in mounted(chosen).items()}
 
 
 def reviewed_host(ctx: Context, params: Params, roots: dict[str, Path]) -> str:

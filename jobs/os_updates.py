@@ -12,13 +12,12 @@ examined. In a container, the target's root must be the mounted root of the host
 from datetime import date
 from pathlib import Path
 
+from maintd.checks.host.mounted import mounted
 from maintd.checks.os_updates import evaluate, packages, running
 from maintd.checks.os_updates.evaluate import Limits
 from maintd.checks.probes import isolate_errors
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.reports.review_report import publish_review
-
-IN_CONTAINER = ("/.dockerenv", "/run/.containerenv")
 
 
 class Params(JobParams):
@@ -55,10 +54,7 @@ def run(ctx: Context, params: Params) -> None:
 
 def mounted_hosts(ctx: Context, params: Params) -> dict[str, tuple[Path, Path]]:
     """The root and /proc of each host target; in a container only of those that are mounted. Raises TargetError."""
-    found = {name: ctx.target("host", name) for name in params.hosts or ctx.targets.host}
-    if any(Path(mark).exists() for mark in IN_CONTAINER):
-        # The root of a container is that of its image, which is not the host's.
-        found = {name: target for name, target in found.items() if target.root != Path("/")}
+    found = mounted({name: ctx.target("host", name) for name in params.hosts or ctx.targets.host})
     if not found:
         hint = "mount the host's root and /proc, and set targets.host: {local: {root: /host, proc: /host/proc}}"
         raise TargetError("the host is not mounted into this container", hint, cause="not_configured")

@@ -36,6 +36,7 @@ from maintd.checks.audit.rule import Outcome
 from maintd.checks.audit.waivers import Ledger, Waiver
 from maintd.checks.host import listening
 from maintd.checks.host.listening import Allowed
+from maintd.checks.host.mounted import mounted
 from maintd.checks.probes import Probe, collect_all, isolate_errors
 from maintd.checks.requirements.of_jobs import security_audit as requirements
 from maintd.clients import docker
@@ -45,7 +46,6 @@ FILES = timedelta(minutes=3)
 """Time for the files of one place."""
 GIT = timedelta(minutes=1)
 """Time for one command of git."""
-IN_CONTAINER = ("/.dockerenv", "/run/.containerenv")
 
 
 class Params(JobParams):
@@ -154,9 +154,7 @@ def hosts(ctx: Context, params: Params) -> dict[str, Any]:
     """The hosts to audit: in a container not its own file system, unless it is asked for."""
     names = ctx.targets.host if params.hosts is None else params.hosts
     found: dict[str, Any] = {name: ctx.target("host", name) for name in names}
-    if params.hosts is None and any(Path(mark).exists() for mark in IN_CONTAINER):
-        return {name: target for name, target in found.items() if target.root != Path("/")}
-    return found
+    return mounted(found) if params.hosts is None else found
 
 
 def of_engine(target: Any, name: str, root: Path | None) -> tuple[Any, ...]:

@@ -124,6 +124,12 @@ def test_a_folder_that_cannot_be_read_as_a_whole_is_unknown(tree: Path, monkeypa
         file_modes.list_tree(tree / "none")
 
 
+def test_an_env_file_that_is_too_large_is_not_in_order(tree: Path) -> None:
+    write(tree, ".env", f"LOG_LEVEL={'é' * (file_modes.MAX_FILE // 2)}\nADMIN_TOKEN={VALUE}\n")
+
+    assert ".env: only the first 1 MiB was examined" in str(of_tree(tree)["files-env-secrets"])
+
+
 # --- tracked secrets -------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import AwareDatetime, Field
@@ -76,15 +77,16 @@ def collect(target: HttpTarget) -> GrafanaAccounts:
     tokens: dict[str, Listing[_Token] | TargetError] = {}
     if not isinstance(accounts, TargetError):
         for account in accounts:
-            path = f"/api/serviceaccounts/{account.id}/tokens"
-            tokens[account.name] = _or_error(
-                lambda path=path: read_each(_Token, _list(api.get(path)), "Grafana's tokens")  # type: ignore[misc]
-            )
+            tokens[account.name] = _or_error(partial(_tokens, api, account.id))
     keys: Listing[_ApiKey] | TargetError | None
     keys = _or_error(lambda: read_each(_ApiKey, _list(api.get("/api/auth/keys")), "Grafana's API keys"))
     if isinstance(keys, TargetError) and keys.cause == "not_found":
         keys = None
     return GrafanaAccounts(users, accounts, tokens, keys)
+
+
+def _tokens(api: Api, account: int) -> Listing[_Token]:
+    return read_each(_Token, _list(api.get(f"/api/serviceaccounts/{account}/tokens")), "Grafana's tokens")
 
 
 def _accounts(api: Api) -> Listing[_ServiceAccount]:

@@ -202,8 +202,8 @@ def _variables_in(words: str, definition: Mapping[str, Any]) -> bool:
 
 
 def _ports(definition: Mapping[str, Any], allowed: frozenset[int]) -> str:
-    found = []
-    for item in definition.get("ports") if isinstance(definition.get("ports"), list) else ():  # type: ignore[union-attr]
+    found, ports_given = [], definition.get("ports")
+    for item in ports_given if isinstance(ports_given, list) else ():
         if isinstance(item, dict):
             host, published = str(item.get("host_ip") or ""), _expanded(str(item.get("published") or ""))
         else:

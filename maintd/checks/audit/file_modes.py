@@ -150,11 +150,19 @@ def _with_variables(one: File, full: str, unread: list[str]) -> File:
     try:
         descriptor = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            text = file.read(MAX_FILE).decode(errors="replace")
+            content = file.read(MAX_FILE + 1)
     except OSError as error:
         unread.append(f"{one.path}: {error.strerror}")
         return one
-    return File(one.path, one.mode, one.uid, env=True, variables=tuple(dict.fromkeys(_variables(text))))
+    if len(content) > MAX_FILE:
+        unread.append(f"{one.path}: only the first {MAX_FILE >> 20} MiB was examined")
+    return File(
+        one.path,
+        one.mode,
+        one.uid,
+        env=True,
+        variables=tuple(dict.fromkeys(_variables(content.decode(errors="replace")))),
+    )
 
 
 def _variables(text: str) -> Iterator[str]:

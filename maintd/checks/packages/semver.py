@@ -166,20 +166,23 @@ def _tilde(major: str, minor: str | None, patch: str | None, pre: str | None, lo
     if _x(major):
         return
     if _x(minor) or minor is None:
-        yield Comparator(">=", _made(major, "0", "0", _pre(lowest)))
-        yield Comparator("<", _made(_next(major), "0", "0", "0"))
+        yield from _any_minor(major, lowest)
         return
     exact = not (_x(patch) or patch is None)
     yield Comparator(">=", _made(major, minor, patch if exact and patch else "0", pre if exact else _pre(lowest)))
     yield Comparator("<", _made(major, _next(minor), "0", "0"))
 
 
+def _any_minor(major: str, lowest: str) -> Iterator[Comparator]:
+    yield Comparator(">=", _made(major, "0", "0", _pre(lowest)))
+    yield Comparator("<", _made(_next(major), "0", "0", "0"))
+
+
 def _caret(major: str, minor: str | None, patch: str | None, pre: str | None, lowest: str) -> Iterator[Comparator]:
     if _x(major):
         return
     if _x(minor) or minor is None:
-        yield Comparator(">=", _made(major, "0", "0", _pre(lowest)))
-        yield Comparator("<", _made(_next(major), "0", "0", "0"))
+        yield from _any_minor(major, lowest)
         return
     exact = not (_x(patch) or patch is None)
     third = patch if exact and patch is not None else "0"
