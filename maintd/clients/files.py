@@ -5,6 +5,7 @@ Names may be any bytes; `shown` makes text of them.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -160,19 +161,23 @@ def newest(entries: Iterable[Entry], count: int = 1) -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.status.st_mtime_ns, entry.parts), reverse=True)[:count]
 
 
-def read_regular(path: Path, most: int, hint: str = "mount it, and let maintd's user read it") -> bytes:
-    """The content of a regular file of at most `most` bytes; a pipe is not waited for.
+def read_regular(
+    path: Path, most: int, hint: str = "mount it, and let maintd's user read it", *, follow: bool = True
+) -> bytes:
+    """The content of a regular file of at most `most` bytes; a pipe is not waited for. follow: also if it is a link.
 
     Raises TargetError: `not_found`, `denied`, `unfamiliar` for what is no regular file, `too_large`.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise TargetError(f"{shown(path)}: is not a regular file", hint, cause="unfamiliar")
         with os.fdopen(descriptor, "rb") as file:
             data = file.read(most + 1)
     except OSError as error:
+        if error.errno == errno.ELOOP and not follow:
+            raise TargetError(f"{shown(path)}: is a link, which is not followed", hint, cause="unfamiliar") from error
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         cause = "not_found" if missing else cause_of(error) or "failed"
         raise TargetError(f"{shown(path)}: {error.strerror}", hint, cause=cause) from error

@@ -38,3 +38,13 @@ def test_what_is_no_such_file_has_its_cause(tmp_path: Path) -> None:
     assert cause(Path("/dev/zero")) == "unfamiliar"
     assert cause(tmp_path) == "unfamiliar"
     assert cause(tmp_path / "circle") == "failed"
+
+
+def test_a_link_is_only_followed_if_it_may_be(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("secret")
+
+    with pytest.raises(TargetError, match="is a link") as refused:
+        read_regular(tmp_path / "link", 10, follow=False)
+    assert refused.value.cause == "unfamiliar"
+    assert read_regular(tmp_path / "secret", 10, follow=False) == b"x"

@@ -77,6 +77,8 @@ def _read(root: Path, name: str, found: Sudoers, within: list[str], *, first: bo
             continue
         _line(root, name, number, text.strip(), found, [*within, name])
         text = ""
+    if text.strip():
+        found.damaged.append(f"/{name}: its last line is continued")
 
 
 def _line(root: Path, name: str, number: int, line: str, found: Sudoers, within: list[str]) -> None:
