@@ -207,6 +207,22 @@ def audit(trial: Trial, runs: Sequence[Run]) -> list[str]:
     return list(_audit(trial, runs))
 
 
+def success_violations(lines: Sequence[tuple[str, str, int]]) -> Iterator[str]:
+    """What runs only after a success ran before one, or after the undo had begun.
+
+    A run that had succeeded and lost a later step may be undone by a person: what ran before was right then.
+    """
+    for place, (kind, name, _) in enumerate(lines):
+        if (kind, name) != ("effect", "if-good"):
+            continue
+        before = lines[:place]
+        unfinished = [work for work in WORK if not any(line[:2] == ("end", work) for line in before)]
+        if unfinished:
+            yield f"what runs only after a success ran before the end of {unfinished}"
+        if any(line[1].startswith("undo-") for line in before):
+            yield "what runs only after a success ran although the run was being undone"
+
+
 def _audit(trial: Trial, runs: Sequence[Run]) -> Iterator[str]:
     lines = trial.journal.lines()
     started = [name for kind, name, _ in lines if kind == "start"]
@@ -226,12 +242,11 @@ def _audit(trial: Trial, runs: Sequence[Run]) -> Iterator[str]:
         missing = [name for name in begun if name not in undone]
         if missing and "NOT undone" not in last.reason:
             yield f"{missing} had begun and were not undone, and run {last.id} says: {last.reason}"
-        if "if-good" in effects:
-            yield "what runs only after a success ran although the run was undone"
     elif last.state in (RunState.SUCCEEDED, RunState.WARNED):
         absent = [name for name in (*WORK, *ALWAYS) if name not in effects]
         if absent:
             yield f"run {last.id} succeeded without {absent}"
+    yield from success_violations(lines)
     if "last" not in started:
         yield "what always runs did not run"
     for before, after in itertools.pairwise(runs):

@@ -16,6 +16,7 @@ from endurance import invariants, leftovers, run_checks
 from endurance.invariants import ConfirmedPeriod
 from endurance.journal import Line
 from endurance.plan_audit import Planned
+from endurance.procedures import WORK, success_violations
 from maintd.model.entry import EntryState
 from maintd.model.evidence import Artifact, Check, CheckStatus, Measure
 from maintd.model.run import Attempt, AttemptState, Run, RunState, SkipReason, Step, StepState, Trigger
@@ -363,3 +364,19 @@ def test_a_lock_a_lease_and_a_session_are_found() -> None:
     assert "run 1 has a lease, and is over" in violations(leftovers.claims([run(1)], [], [1]))
     assert "2 Postgres sessions left" in violations(leftovers.sessions(2))
     assert not violations(leftovers.claims([run(1)], [], [])) + violations(leftovers.sessions(0))
+
+
+GOOD = ("effect", "if-good", 1)
+WORKED = [(kind, name, 1) for name in WORK for kind in ("start", "effect", "end")]
+
+
+def test_what_follows_a_success_may_run_before_a_person_undoes_the_run() -> None:
+    assert list(success_violations([*WORKED, GOOD, ("start", "undo-eight", 2), ("effect", "undo-eight", 2)])) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [([*WORKED[:-1], GOOD], "before the end of"), ([*WORKED, ("start", "undo-eight", 2), GOOD], "being undone")],
+)
+def test_what_follows_a_success_is_a_violation_elsewhere(lines: Sequence[tuple[str, str, int]], said: str) -> None:
+    assert [said in violation for violation in success_violations(lines)] == [True]
