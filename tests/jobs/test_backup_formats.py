@@ -22,6 +22,8 @@ from support.job_runs import JobResult, run_job
 from support.servers.postgres import BIN, PostgresServer
 
 from maintd.checks.backups.crc import crc64_redis
+from maintd.checks.backups.pgdump_custom import walk_custom
+from maintd.checks.backups.stream import Reader
 from maintd.model.evidence import CheckStatus
 
 OK, FAIL, UNKNOWN, WARN = CheckStatus.OK, CheckStatus.FAIL, CheckStatus.UNKNOWN, CheckStatus.WARN
@@ -250,6 +252,47 @@ def test_a_dump_is_read_however_pg_dump_was_to_write_its_file(postgres_server: P
         assert result.check(f"{name}.dump: decoded").status is OK, result.text()
     for name in ("cut", "more", "again", "other", "zeros"):
         assert result.check(f"{name}.dump: decoded").status is FAIL, result.text()
+
+
+@pytest.mark.server
+def test_compressed_rows_of_a_dump_are_read_to_their_end_and_junk_after_them_is_damage(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """Rows that compress well: much of the output is still to come when the last of the input was given."""
+    database = f"alike{os.getpid()}"
+    url = postgres_server.create(database)
+    try:
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute("CREATE TABLE alike AS SELECT repeat('a', 200) AS text FROM generate_series(1, 60000)")
+        subprocess.run([BIN / "pg_dump", "-Fc", "-d", url, "-f", tmp_path / "sound.dump"], check=True)
+    finally:
+        postgres_server.drop(database)
+    sound = (tmp_path / "sound.dump").read_bytes()
+    dump = walk_custom(Reader(iter([sound])))
+    size_at = end = dump.data[0].offset + 6  # of the first piece of the only table
+    while size := int.from_bytes(sound[end + 1 : end + 5], "little"):
+        size_at, end = end, end + 5 + size
+    size = int.from_bytes(sound[size_at + 1 : size_at + 5], "little")
+    variants = {
+        "own": sound[:end] + _piece_size(4) + b"junk" + sound[end:],
+        "within": sound[:size_at] + _piece_size(size + 4) + sound[size_at + 5 : end] + b"junk" + sound[end:],
+        "cut": sound[:size_at] + _piece_size(size - 6) + sound[size_at + 5 : end - 6] + sound[end:],
+    }
+    for name, data in variants.items():
+        made.write(tmp_path / f"{name}.dump", data)
+    (tmp_path / "sound.dump").chmod(0o600)
+
+    result = verify(tmp_path)
+
+    assert dump.rows == {"public.alike": 60000}
+    assert result.check("sound.dump: decoded").status is OK, result.text()
+    for name in variants:
+        assert result.check(f"{name}.dump: decoded").status is FAIL, result.text()
+        assert 'the data of "public.alike"' in str(result.check(f"{name}.dump: decoded").observed)
+
+
+def _piece_size(size: int) -> bytes:
+    return b"\0" + size.to_bytes(4, "little")
 
 
 @pytest.mark.server

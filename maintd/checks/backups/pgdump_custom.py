@@ -7,11 +7,12 @@ Source: pg_backup_archiver.c and pg_backup_custom.c of Postgres 12 to 17 (archiv
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from maintd.checks.backups.stream import DamagedError, Reader, UnreadableError, ZstdReader
+from isal import igzip_lib
+
+from maintd.checks.backups.stream import CHUNK, ISAL_ERROR, DamagedError, Reader, UnreadableError, ZstdReader
 
 MAGIC = b"PGDMP"
 
@@ -216,13 +217,15 @@ class _Blocks:
             yield from self._source.pieces(length)
 
     def _inflated(self, name: str) -> Iterator[bytes]:
-        inflate = zlib.decompressobj()
+        inflate = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_ZLIB)
         try:
             for piece in self._pieces():
-                while piece:
-                    yield inflate.decompress(piece, 1 << 20)
-                    piece = inflate.unconsumed_tail
-        except zlib.error as error:
+                if inflate.eof:
+                    raise DamagedError(f'pg_dump: the data of "{name}" is followed by junk')
+                yield inflate.decompress(piece, CHUNK)
+                while not (inflate.needs_input or inflate.eof):
+                    yield inflate.decompress(b"", CHUNK)
+        except ISAL_ERROR as error:
             raise DamagedError(f'pg_dump: the data of "{name}" is damaged: {error}') from error
         if not inflate.eof or inflate.unused_data:
             raise DamagedError(f'pg_dump: the data of "{name}" has the wrong length')

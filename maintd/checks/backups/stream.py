@@ -251,7 +251,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 XZ_MAGIC = b"\xfd7zXZ\0"
 BZIP2_MAGIC = b"BZh"
 
-_ISAL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stubs declare an instance
+ISAL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stubs declare an instance
 
 # RFC 8878: the output of a block is at most 128 KiB. Windows above 128 MiB need zstd's --long=28 to 31 at both ends,
 # and that much memory.
@@ -267,7 +267,7 @@ def gunzip(source: Reader) -> Iterator[bytes]:
             yield chunk
     except EOFError as error:
         raise DamagedError(f"gzip: ends too early or is followed by junk, near byte {source.offset}") from error
-    except (BadGzipFile, _ISAL_ERROR) as error:
+    except (BadGzipFile, ISAL_ERROR) as error:
         raise DamagedError(f"gzip: {str(error).rstrip('.')}, near byte {source.offset}") from error
 
 
