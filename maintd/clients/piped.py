@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import IO
@@ -19,6 +19,8 @@ from maintd.errors import TargetError
 from maintd.units import format_duration
 
 _CHUNK = 1 << 20
+_SMALL = _CHUNK // 4
+_PAUSE_SECONDS = 0.01  # in which what follows a small chunk is collected in the pipe
 _LINES_KEPT = 20
 _END_SECONDS = 10.0  # from the end of the output to the end of the program
 
@@ -40,8 +42,7 @@ class Piped:
         longer than the limit; the time that the reader of the chunks takes does not count.
         """
         out, err = _pipe(self._process.stdout), _pipe(self._process.stderr)
-        with suppress(OSError):
-            fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, _CHUNK)  # fewer switches between the program and this process
+        pause = _PAUSE_SECONDS if _enlarged(out) else 0
         with selectors.DefaultSelector() as selector:
             for pipe in (out, err):
                 selector.register(pipe, selectors.EVENT_READ)
@@ -55,6 +56,9 @@ class Piped:
                         self._add_errors(chunk)
                     else:
                         yield chunk
+                        if len(chunk) < _SMALL and pause:
+                            # pg_dump writes 4 KiB at a time: to wake the reader for each costs both.
+                            time.sleep(pause)
                     active = time.monotonic()
                 if time.monotonic() - active > self._stall.total_seconds():
                     raise self._silent()
@@ -109,3 +113,11 @@ def piped(command: Command, stall: timedelta) -> Iterator[Piped]:
 def _pipe(file: IO[bytes] | None) -> int:
     assert file is not None
     return file.fileno()
+
+
+def _enlarged(pipe: int) -> bool:
+    """Whether the pipe holds a whole chunk now; a user's pipes may have used up what the system allows."""
+    try:
+        return fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _CHUNK) >= _CHUNK
+    except OSError:
+        return False
