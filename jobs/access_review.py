@@ -18,7 +18,7 @@ from maintd.checks.access.kept_logins import read_kept
 from maintd.checks.access.table import Access
 from maintd.checks.host.mounted import mounted
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import access_review as requirements
+from maintd.checks.requirements.jobs.security import access_review as requirements
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.causes import Role
 from maintd.reports.review_report import publish_review

@@ -27,7 +27,7 @@ from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Alerts, Fi
 from maintd.checks.alerts.grafana import ALERTMANAGER_PATH, RULES_PATH, GrafanaFacts, collect_grafana
 from maintd.checks.alerts.silences import SilenceLimits
 from maintd.checks.probes import Probe, collect_all, isolate_errors
-from maintd.checks.requirements.of_jobs import alert_review as requirements
+from maintd.checks.requirements.jobs.health import alert_review as requirements
 from maintd.clients import prometheus
 from maintd.job import Context, JobParams, job
 

@@ -20,7 +20,7 @@ from maintd.checks.application.limits import Used
 from maintd.checks.application.runtimes import Runtimes
 from maintd.checks.hints import name_first
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import app_review as requirements
+from maintd.checks.requirements.jobs.health import app_review as requirements
 from maintd.clients import docker, prometheus
 from maintd.clients.docker import Container
 from maintd.clients.prometheus import Prometheus

@@ -28,7 +28,7 @@ from maintd.checks.backup_sets.packing import parse_recipient
 from maintd.checks.backup_sets.retention import Keep
 from maintd.checks.backup_sets.writer import SetWriter, free_name, locked
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import backup as requirements
+from maintd.checks.requirements.jobs.backups import backup as requirements
 from maintd.clients.redis import connect
 from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
 

@@ -26,7 +26,7 @@ from maintd.checks.backups.keys import load_identities, open_gpg
 from maintd.checks.backups.stream import ExpansionLimits
 from maintd.checks.backups.verify import BackupVerifier, VerifyOptions, report_metadata
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import backup_verify as requirements
+from maintd.checks.requirements.jobs.backups import backup_verify as requirements
 from maintd.clients.files import shown
 from maintd.job import Context, Duration, JobParams, Size, TargetError, job
 

@@ -24,7 +24,7 @@ from maintd.checks.postgres import capacity as postgres_capacity
 from maintd.checks.probes import figures_or_cause
 from maintd.checks.prometheus import capacity as prometheus_capacity
 from maintd.checks.redis import capacity as redis_capacity
-from maintd.checks.requirements.of_jobs import capacity_report as requirements
+from maintd.checks.requirements.jobs.health import capacity_report as requirements
 from maintd.job import CheckStatus, Context, Duration, JobParams, job
 from maintd.reports.capacity_report import build
 from maintd.reports.figure import Figure

@@ -23,7 +23,7 @@ from maintd.checks.certificates.evaluate import Presented
 from maintd.checks.certificates.routers import RouterHosts
 from maintd.checks.certificates.stored import StoredFile
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import certificates as requirements
+from maintd.checks.requirements.jobs.security import certificates as requirements
 from maintd.clients import tls_server
 from maintd.job import Context, Duration, JobParams, Role, TargetError, job
 from maintd.job.references import resolved

@@ -20,7 +20,7 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from maintd.checks.hints import command
-from maintd.checks.requirements.of_jobs import command as requirements
+from maintd.checks.requirements.jobs.health import command as requirements
 from maintd.clients import shell
 from maintd.clients.program_output import Number, OutputExcerpt, OutputSearch, Pattern
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, duration_text, format_duration, job

@@ -15,7 +15,7 @@ from maintd.checks.config_review.baselines import Acceptance, Baselines, Record
 from maintd.checks.config_review.evaluate import accept_command
 from maintd.checks.config_review.snapshot import difference
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import config_accept as requirements
+from maintd.checks.requirements.jobs.configuration import config_accept as requirements
 from maintd.job import Context, JobParams, Role, job
 
 _BY = re.compile(r"approved by (.+?)(?:,|: |;|$)")

@@ -23,7 +23,7 @@ from maintd.checks.config_review.baselines import Baselines, as_json
 from maintd.checks.config_review.prometheus import PLACEHOLDERS
 from maintd.checks.config_review.snapshot import Collector
 from maintd.checks.probes import Probe, collect_all, isolate_errors
-from maintd.checks.requirements.of_jobs import config_review as requirements
+from maintd.checks.requirements.jobs.configuration import config_review as requirements
 from maintd.job import Context, Duration, JobParams, MaintdError, TargetError, job
 from maintd.reports.review_report import publish_review
 

@@ -17,7 +17,7 @@ from maintd.checks.postgres.amcheck import report_corruption
 from maintd.checks.postgres.database import STATISTICS_AGE, Counters, Relation
 from maintd.checks.postgres.indexes import Index, indexes, invalid
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import database_size as requirements
+from maintd.checks.requirements.jobs.databases import database_size as requirements
 from maintd.clients.postgres import Postgres, connect
 from maintd.job import Context, Duration, JobParams, Size, TargetError, format_size, job
 

@@ -24,7 +24,7 @@ from maintd.checks.packages.locked import NPM, Lock, Package, read_bytes
 from maintd.checks.packages.npm_audit import read_audit
 from maintd.checks.packages.registries import PUBLIC_HOSTS, Privacy, Requests, latest_version
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import dependency_review as requirements
+from maintd.checks.requirements.jobs.configuration import dependency_review as requirements
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.causes import Role
 from maintd.reports.review_report import publish_review

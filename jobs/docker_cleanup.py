@@ -19,7 +19,7 @@ from pydantic import Field
 from maintd.checks.docker import cleanup, networks
 from maintd.checks.docker.cleanup import Decision, ImageUsers, InUseError, Retention
 from maintd.checks.probes import as_target_error, isolate_errors
-from maintd.checks.requirements.of_jobs import docker_cleanup as requirements
+from maintd.checks.requirements.jobs.cleanup import docker_cleanup as requirements
 from maintd.clients import docker
 from maintd.clients.docker import Docker
 from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, job

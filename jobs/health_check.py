@@ -10,7 +10,7 @@ Runbook: Daily Maintenance, Morning Health Check, 1 System Health Verification a
 
 from maintd.checks import health
 from maintd.checks.health import HealthScope
-from maintd.checks.requirements.of_jobs import health_check as requirements
+from maintd.checks.requirements.jobs.health import health_check as requirements
 from maintd.job import Context, JobParams, job
 
 

@@ -22,7 +22,7 @@ from maintd.checks.host.listening import Allowed
 from maintd.checks.host.usage import HostUsageLimits
 from maintd.checks.limits import SampleInterval
 from maintd.checks.probes import Probe, collect_all, isolate_errors, value_or_error
-from maintd.checks.requirements.of_jobs import host_review as requirements
+from maintd.checks.requirements.jobs.configuration import host_review as requirements
 from maintd.clients.host import time_sync
 from maintd.job import Context, JobParams, MaintdError, duration_text, job
 from maintd.reports.review_report import publish_review

@@ -21,7 +21,7 @@ from maintd.checks.docker.image_updates import ImageUpdater, PullLimits
 from maintd.checks.docker.images import ImageInUse, find_image, images_in_use, report_age
 from maintd.checks.docker.vulnerabilities import VulnerabilityCheck, report_without_scanner
 from maintd.checks.probes import isolate_errors, isolate_unforeseen
-from maintd.checks.requirements.of_jobs import image_updates as requirements
+from maintd.checks.requirements.jobs.cleanup import image_updates as requirements
 from maintd.clients.docker import Docker, connect
 from maintd.clients.registry import (
     Credentials,

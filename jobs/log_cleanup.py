@@ -22,7 +22,7 @@ from maintd.checks.logs.journal_size import JournalLimits, report_journal
 from maintd.checks.logs.loki_retention import LokiLimits, report_retention
 from maintd.checks.logs.rotation import Plan
 from maintd.checks.probes import as_target_error, isolate_errors
-from maintd.checks.requirements.of_jobs import log_cleanup as requirements
+from maintd.checks.requirements.jobs.cleanup import log_cleanup as requirements
 from maintd.clients.files import ChangedError, Tree, disk_bytes, shown
 from maintd.clients.open_files import OpenFiles
 from maintd.clients.program_output import Pattern

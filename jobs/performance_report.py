@@ -20,7 +20,7 @@ from maintd.checks.performance.figures import Query, run_queries
 from maintd.checks.probes import isolate_errors, value_or_error
 from maintd.checks.prometheus.promql_window import Window, whole_days
 from maintd.checks.prometheus.requests import Metric
-from maintd.checks.requirements.of_jobs import performance_report as requirements
+from maintd.checks.requirements.jobs.health import performance_report as requirements
 from maintd.clients import prometheus
 from maintd.job import CheckStatus, Context, Duration, JobParams, job
 from maintd.reports.figure import Figure, TimeSeries

@@ -25,7 +25,7 @@ from maintd.checks.postgres.statements import RULE, Snapshot, require_readable, 
 from maintd.checks.postgres.table_scans import MIN_BYTES, candidates, read_as_a_whole, scanned_tables
 from maintd.checks.postgres.tables import tables
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import query_review as requirements
+from maintd.checks.requirements.jobs.databases import query_review as requirements
 from maintd.clients.postgres import Postgres, connect
 from maintd.job import Context, Duration, JobParams, Size, job
 from maintd.reports.document import Section

@@ -21,7 +21,7 @@ from maintd.checks.redis.key_cleanup import Prefix, remove_idle_keys, set_expiri
 from maintd.checks.redis.keyspace import KeyCounter, KeyStatistics, Throttle
 from maintd.checks.redis.persistence import SaveOptions
 from maintd.checks.redis.streams import TRIM_STEP, StreamLimits, StreamState
-from maintd.checks.requirements.of_jobs import redis_maintenance as requirements
+from maintd.checks.requirements.jobs.databases import redis_maintenance as requirements
 from maintd.clients.redis import RedisServer, connect
 from maintd.job import Context, Duration, JobParams, Role, Size, job
 

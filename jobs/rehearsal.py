@@ -21,7 +21,7 @@ from pydantic import Field
 
 from maintd.checks.hints import command
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import rehearsal as requirements
+from maintd.checks.requirements.jobs.windows import rehearsal as requirements
 from maintd.checks.restore.objectives import RESTORED, time_criteria
 from maintd.checks.services import rehearsal
 from maintd.checks.services.containers import ServiceContainer, of_project

@@ -19,7 +19,7 @@ from maintd.checks.postgres.blockers import maintenance_lock
 from maintd.checks.postgres.database import invalid_criterion
 from maintd.checks.postgres.indexes import Density, Index, indexes, invalid
 from maintd.checks.probes import isolate_errors, isolate_unforeseen
-from maintd.checks.requirements.of_jobs import reindex as requirements
+from maintd.checks.requirements.jobs.databases import reindex as requirements
 from maintd.clients.postgres import Postgres, connect
 from maintd.job import Context, Duration, JobParams, Role, Size, format_size, job
 

@@ -19,7 +19,7 @@ from maintd.checks.host.health import HostLimits
 from maintd.checks.host.usage import ContainerUsageLimits, HostUsageLimits
 from maintd.checks.limits import SampleInterval
 from maintd.checks.probes import Probe, collect_all, isolate_errors
-from maintd.checks.requirements.of_jobs import resource_usage as requirements
+from maintd.checks.requirements.jobs.health import resource_usage as requirements
 from maintd.job import Context, JobParams, MaintdError, duration_text, job
 
 

@@ -24,7 +24,7 @@ from pydantic import Field
 from maintd.checks.backup_sets.making import reporter, require_folder
 from maintd.checks.backups.keys import Keys, load_identities, open_gpg
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import restore_drill as requirements
+from maintd.checks.requirements.jobs.backups import restore_drill as requirements
 from maintd.checks.restore.databases import Query
 from maintd.checks.restore.drill import Drill, Options, space_needed
 from maintd.checks.restore.objectives import RESTORED, Stopwatch, loss_criteria, time_criteria

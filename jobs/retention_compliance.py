@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from maintd.checks.probes import Probe, collect_all, isolate_errors
-from maintd.checks.requirements.of_jobs import retention_compliance as requirements
+from maintd.checks.requirements.jobs.security import retention_compliance as requirements
 from maintd.checks.retention import evaluate, observed
 from maintd.checks.retention.evaluate import Reviewed
 from maintd.checks.retention.observed import Observed

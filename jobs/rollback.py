@@ -17,7 +17,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import rollback as requirements
+from maintd.checks.requirements.jobs.windows import rollback as requirements
 from maintd.checks.restore.databases import Query
 from maintd.checks.rollback import data, manifest
 from maintd.checks.rollback.files import restore_files

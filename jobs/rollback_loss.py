@@ -10,7 +10,7 @@ the server has written, which is only a bound. What cannot be compared is stated
 """
 
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import rollback_loss as requirements
+from maintd.checks.requirements.jobs.windows import rollback_loss as requirements
 from maintd.checks.rollback import data
 from maintd.job import Context, JobParams, job
 

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from maintd.checks.backup_sets.making import require_folder
 from maintd.checks.backup_sets.writer import locked
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import rollback_manifest as requirements
+from maintd.checks.requirements.jobs.windows import rollback_manifest as requirements
 from maintd.checks.rollback import making
 from maintd.checks.rollback.making import ManifestMaker
 from maintd.checks.rollback.manifest import HANDED

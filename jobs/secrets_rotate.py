@@ -15,7 +15,7 @@ from datetime import timedelta
 from pydantic import Field
 
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import secrets_rotate as requirements
+from maintd.checks.requirements.jobs.security import secrets_rotate as requirements
 from maintd.checks.secrets.consumers import Consumers
 from maintd.checks.secrets.folder import SecretsFolder
 from maintd.checks.services.rollout import OwnPlace, RestartScope

@@ -38,7 +38,7 @@ from maintd.checks.host import listening
 from maintd.checks.host.listening import Allowed
 from maintd.checks.host.mounted import mounted
 from maintd.checks.probes import Probe, collect_all, isolate_errors
-from maintd.checks.requirements.of_jobs import security_audit as requirements
+from maintd.checks.requirements.jobs.security import security_audit as requirements
 from maintd.clients import docker
 from maintd.job import Context, JobParams, MaintdError, TargetError, job
 

@@ -25,7 +25,7 @@ from maintd.checks.logs.login_sources import read_logins
 from maintd.checks.logs.loki import SELECTOR
 from maintd.checks.logs.unfamiliar_logins import LoginForms
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import security_log_review as requirements
+from maintd.checks.requirements.jobs.security import security_log_review as requirements
 from maintd.clients import host
 from maintd.job import Context, Duration, JobParams, MaintdError, TargetError, job
 from maintd.job.references import resolved

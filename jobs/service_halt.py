@@ -15,7 +15,7 @@ from pydantic import Field
 from maintd.checks import halts
 from maintd.checks.halts import Records, Switch, switch_to
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import service_halt as requirements
+from maintd.checks.requirements.jobs.windows import service_halt as requirements
 from maintd.job import Context, Duration, JobParams, Role, job
 
 

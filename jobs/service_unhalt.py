@@ -16,7 +16,7 @@ from pydantic import Field
 from maintd.checks import halts
 from maintd.checks.halts import Records, Switch, records_in, switch_to
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import service_halt as requirements
+from maintd.checks.requirements.jobs.windows import service_halt as requirements
 from maintd.job import CheckStatus, Context, Duration, JobParams, Role, job
 
 

@@ -10,7 +10,7 @@ reports it. With `back` it swaps back in any case, and restores the images that 
 The order, the drain, the health gate and what is never stopped are those of `services_restart`.
 """
 
-from maintd.checks.requirements.of_jobs import services_recreate as requirements
+from maintd.checks.requirements.jobs.windows import services_recreate as requirements
 from maintd.checks.services.recreate import RecreateScope, replace_containers
 from maintd.job import Context, JobParams, job
 

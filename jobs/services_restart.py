@@ -11,7 +11,7 @@ before the engine. What an interrupted `services_recreate` has left is reported,
 
 from functools import partial
 
-from maintd.checks.requirements.of_jobs import services_restart as requirements
+from maintd.checks.requirements.jobs.windows import services_restart as requirements
 from maintd.checks.services.containers import chosen
 from maintd.checks.services.rollout import OwnPlace, RolloutScope, begin_rollout
 from maintd.job import Context, JobParams, job

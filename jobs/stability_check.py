@@ -17,7 +17,7 @@ from pydantic import Field, StringConstraints, model_validator
 from maintd.checks import stability
 from maintd.checks.alerts.firing import AlertLimits
 from maintd.checks.health import HealthScope
-from maintd.checks.requirements.of_jobs import stability_check as requirements
+from maintd.checks.requirements.jobs.health import stability_check as requirements
 from maintd.checks.rollback.manifest import HANDED as MANIFEST
 from maintd.checks.stability import AlertHistory, Baseline, RequestLimits
 from maintd.job import Context, Duration, JobParams, job

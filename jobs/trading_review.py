@@ -19,7 +19,7 @@ from maintd.checks.http import daily_results
 from maintd.checks.http.activity import ActivityLimits
 from maintd.checks.http.daily_results import FigureLimits
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import trading_review as requirements
+from maintd.checks.requirements.jobs.health import trading_review as requirements
 from maintd.checks.trading import Day, Query
 from maintd.clients import postgres, prometheus, redis
 from maintd.job import Context, Duration, JobParams, TargetError, job

@@ -19,7 +19,7 @@ from maintd.checks.postgres.tables import Table, report_bloat, selected, tables
 from maintd.checks.postgres.vacuum import PROGRESS, PinWatch, VacuumSettings, kept_rows_criterion, report_ages, vacuum
 from maintd.checks.postgres.wraparound import KINDS
 from maintd.checks.probes import isolate_errors, isolate_unforeseen
-from maintd.checks.requirements.of_jobs import vacuum as requirements
+from maintd.checks.requirements.jobs.databases import vacuum as requirements
 from maintd.clients.postgres import Postgres, Row, connect, progress_reported
 from maintd.job import Context, Duration, JobParams, Role, Size, job
 

@@ -16,7 +16,7 @@ from maintd.checks import halts
 from maintd.checks.alerts import silencing
 from maintd.checks.halts import SNAPSHOT_LIMIT, Switch, switch_to
 from maintd.checks.probes import isolate_errors
-from maintd.checks.requirements.of_jobs import window_watch as requirements
+from maintd.checks.requirements.jobs.windows import window_watch as requirements
 from maintd.clients import alertmanager
 from maintd.job import CheckStatus, Context, Duration, JobParams, Role, TargetError, job
 

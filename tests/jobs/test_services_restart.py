@@ -17,7 +17,7 @@ from support.servers.docker import DockerEngine, docker_engine
 from support.servers.redis import RedisServer
 from support.servers.refusing_engine import refusing_engine
 
-from maintd.checks.requirements import of_jobs
+from maintd.checks.requirements.jobs import windows
 from maintd.checks.requirements.store_place import StorePlace
 from maintd.checks.services.containers import ServiceContainer, read_all
 from maintd.checks.services.order import in_order
@@ -287,7 +287,7 @@ def test_each_request_that_is_denied_is_known_before_it_is_needed(
         )
         found = []
         with connect(targets.docker["main"]) as docker:
-            for requirement in getattr(of_jobs, job)(targets, load_job(JOBS / f"{job}.py").params()):
+            for requirement in getattr(windows, job)(targets, load_job(JOBS / f"{job}.py").params()):
                 if requirement.kind == "docker":
                     try:
                         requirement.exercise(docker)
