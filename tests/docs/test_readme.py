@@ -51,3 +51,9 @@ def test_the_transcript_is_what_the_commands_print(environment: dict[str, str]) 
         if shown.rstrip().endswith("\n…"):  # any further lines, or none: the output depends on the time of day
             pattern += "(\n.*)?"
         assert re.fullmatch(pattern, output.rstrip(), re.DOTALL), f"$ {command}\n{output}\nthe README has:\n{shown}"
+
+
+def test_every_document_is_named() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert [path.name for path in sorted((ROOT / "docs").glob("*.md")) if f"(docs/{path.name})" not in text] == []
