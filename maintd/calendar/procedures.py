@@ -13,7 +13,7 @@ from maintd.model.entry import Approval, ChecklistItem, Gate, OnFailure, Proof, 
 from maintd.schedule.time_of_day import time_of_day_problem
 from maintd.units import format_duration
 
-GATE_KEYS = ("checklist", "approve", "ask", "timeout", "remind")
+GATE_KEYS = ("checklist", "approve", "ask", "timeout", "remind", "decisions")
 WINDOW_KEYS = ("lasts", "rollback_by", "announce", "not_across", "rehearsal")
 
 MAX_ITEMS = 100
@@ -23,7 +23,7 @@ _PROOF_KEYS = ("entry", "within", "step", "check")
 
 
 def read_gate(scope: NodeReader, node: Node) -> Gate | None:
-    """`gate: {checklist: […], approve: {role: …}, ask: …, timeout: …, remind: …}`; None if there is an error."""
+    """A gate as `{checklist: […], approve: {role: …}, ask: …, timeout: …}`; None if there is an error."""
     before = len(scope.problems.errors)
     if not isinstance(node, MappingNode):
         scope.error(node, f'a gate must be a mapping, not {kind(node)}; for example gate: {{ask: "Is it done?"}}')
@@ -32,6 +32,8 @@ def read_gate(scope: NodeReader, node: Node) -> Gate | None:
     found: dict[str, object] = {}
     if "ask" in fields:
         found["ask"] = scope.text(fields["ask"], "ask")
+    if "decisions" in fields:
+        found["decisions"] = scope.text(fields["decisions"], "decisions")
     if "checklist" in fields:
         found["checklist"] = _checklist(scope, fields["checklist"])
     if "approve" in fields:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from maintd.cli import completion
 from maintd.cli.app import App, current_user, json_option
-from maintd.errors import RefusedError, UsageError
+from maintd.errors import RefusedError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from maintd.client import Client
     from maintd.model.gate import WaitingGate
     from maintd.model.run import RunSummary
+
+_MOST_DECISIONS = 16 << 20  # bytes, of a table with its decisions
 
 
 @click.command("gates")
@@ -42,7 +46,6 @@ def gates_command(app: App, as_json: bool) -> None:
 @click.option("--note", default="", help="A remark; stored with the approval, or with the ticks.")
 @click.option(
     "--decisions",
-    type=click.File(encoding="utf-8"),
     metavar="FILE",
     help="A table of access_review with keep or revoke in each row; stored with the approval.",
 )
@@ -56,7 +59,7 @@ def approve_command(
     run: str,
     items: tuple[int, ...],
     note: str,
-    decisions: TextIO | None,
+    decisions: str | None,
     gate: str,
     emergency: bool,
     why: str,
@@ -93,25 +96,40 @@ def approve_command(
     app.out(f"run {number} of {found.entry} goes on{marked}; follow it with: maintd logs -f {number}")
 
 
-def _note_of_decisions(app: App, number: int, file: TextIO, remark: str) -> str:
+def _content_of(path: str) -> bytes:
+    """The content of a file, or of standard input for `-`. Raises UsageError."""
+    from maintd.clients.files import read_regular
+
+    if path == "-":
+        content = sys.stdin.buffer.read(_MOST_DECISIONS + 1)
+        if len(content) > _MOST_DECISIONS:
+            raise UsageError("standard input is larger than any table of a review", "give the file of this run")
+        return content
+    try:
+        return read_regular(Path(path), _MOST_DECISIONS, "give the file of this run")
+    except TargetError as error:
+        raise UsageError(error.message, error.hint) from error
+
+
+def _note_of_decisions(app: App, number: int, path: str, remark: str) -> str:
     """The decisions in the file as the note of an approval. Raises UsageError unless its table is that of the run."""
     from maintd.checks.access.table import MAX_NOTE, from_csv, note_of
 
     try:
-        digest, ids, decisions = from_csv(file.read())
+        digest, ids, decisions = from_csv(_content_of(path).decode())
     except UnicodeDecodeError:
-        raise UsageError(f"{file.name} is not UTF-8", "save it as CSV with UTF-8") from None
+        raise UsageError(f"{path} is not UTF-8", "save it as CSV with UTF-8") from None
     handed = app.daemon.run(number).handed
     shown = next((each.value for each in handed if each.name == "access_table"), None)
     if not isinstance(shown, dict):
         raise UsageError(f"run {number} has shown no table of accesses", "use --note for a remark")
     if shown.get("digest") != digest:
         raise UsageError(
-            f"{file.name} is not the table of run {number}: it is {digest}, shown was {shown.get('digest')}",
+            f"{path} is not the table of run {number}: it is {digest}, shown was {shown.get('digest')}",
             "save access-review.csv of this run again, and change nothing but the column decision",
         )
     if not decisions:
-        raise UsageError(f"{file.name} has no decision", "write keep or revoke into the column decision")
+        raise UsageError(f"{path} has no decision", "write keep or revoke into the column decision")
     note = " -- ".join(filter(None, (note_of(digest, ids, decisions), remark)))
     if len(note) > MAX_NOTE:
         raise UsageError("the decisions and the remark do not fit into one approval", "shorten the remark")

@@ -158,6 +158,7 @@ class Gate(Model):
     approve: Approval = Approval()
     timeout: Duration = timedelta(hours=24)
     remind: Duration | None = None  # interval of notices while it waits
+    decisions: str = ""  # the table that an approval must have decided row by row: the name of an artifact
 
 
 class Policy(Model):

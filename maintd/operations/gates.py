@@ -280,7 +280,8 @@ def _next_step(run: Run, step: int, items: Sequence[GateItem]) -> str:
         return command_of("approve", run, step) + "".join(f" --item {item.number}" for item in open_items)
     unproved = next((item for item in items if item.state is ItemState.NOT_PROVED), None)
     if unproved is None:
-        return command_of("approve", run, step)
+        decisions = _gate_of(run, step).decisions
+        return command_of("approve", run, step) + (f" --decisions {quote(decisions)}" if decisions else "")
     proof = _gate_of(run, step).checklist[unproved.number - 1].proof
     if proof is not None and proof.entry is not None:
         return f"maintd trigger {quote(proof.entry)} --wait"
@@ -421,6 +422,7 @@ def approve(
             refuse_too_short(conn, service.store.plans, run)
         items = _current_items(conn, service, run, step, now)
         _require_complete(run, step, items)
+        _require_decisions(run, step, note)
         marked = requested_by_caller(of_run, requested, caller) is not None
         for item in items:
             if item.by_proof:
@@ -529,6 +531,15 @@ def _require_complete(run: Run, step: int, items: Sequence[GateItem]) -> None:
     ]
     name = run.plan[step].name
     raise RefusedError(f'gate "{name}" of run {run.id} is not complete: {"; ".join(texts)}', _hint(run, step, items))
+
+
+def _require_decisions(run: Run, step: int, note: str) -> None:
+    """Refuse an approval without the decisions that the gate is about; `maintd approve --decisions` writes the note."""
+    table = _gate_of(run, step).decisions
+    if table and not note.startswith("table="):
+        message = f'gate "{run.plan[step].name}" of run {run.id} is about the rows of {table}: decide them'
+        hint = f"save the artifact {table}, fill its column decision, then: {_next_step(run, step, ())}"
+        raise RefusedError(message, hint)
 
 
 def _hint(run: Run, step: int, items: Sequence[GateItem]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from support.servers.maintd import maintd_daemon
 from support.servers.tls import authority, tls_front
 
-from maintd.calendar import parse_calendar
+from maintd.calendar import OverlayText, parse_calendar
 from maintd.config.settings import Settings
 from maintd.job.registry import JobRegistry, shipped
 from maintd.model.job import JobDescription
@@ -93,6 +93,23 @@ def test_the_calendars_in_the_documentation_are_valid() -> None:
                 parse_calendar(text, page.name, jobs)
                 found += 1
     assert found
+
+
+def test_overlays_in_the_documentation_keep_all_steps_of_the_shipped_entries() -> None:
+    text = shipped("schedules.yaml").read_text(encoding="utf-8")
+    jobs = JobRegistry().jobs
+    before = {entry.name: [step.name for step in entry.steps] for entry in parse_calendar(text, "x", jobs).entries}
+    found = 0
+    for page in PAGES:
+        body = page.read_text(encoding="utf-8")
+        for block in re.finditer(r"```(?:yaml|text)\n(.*?)```", body, re.DOTALL):
+            named = set(re.findall(r"^  ([a-z-]+):", block[1].partition("entries:")[2], re.MULTILINE))
+            if named and named <= before.keys() and "timezone:" not in block[1] and "notify:" not in block[1]:
+                overlay = OverlayText(page.name, block[1])
+                entries = parse_calendar(text, "x", jobs, overlay=overlay).entries
+                assert {entry.name: [step.name for step in entry.steps] for entry in entries} == before, page.name
+                found += 1
+    assert found > 3
 
 
 def test_jobs_import_only_the_public_packages_of_maintd() -> None:

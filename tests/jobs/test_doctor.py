@@ -313,6 +313,26 @@ def test_a_kind_that_is_not_configured_is_no_alarm_and_is_named() -> None:
     assert shown == ["postgres: configured", "redis: configured", "prometheus or alertmanager or http: configured"]
 
 
+@pytest.mark.parametrize(
+    ("job", "folder"),
+    [
+        ("backup", "backup_sets"),
+        ("restore_drill", "backup_sets"),
+        ("rollback_manifest", "rollback"),
+        ("rollback_loss", "backup_sets"),
+        ("rehearsal", "rollback"),
+    ],
+)
+@pytest.mark.parametrize("others", [{}, {"folders": {"other": {"path": "/"}}}], ids=["no folders", "another folder"])
+def test_a_folder_without_which_a_job_is_skipped_is_named(job: str, folder: str, others: Mapping[str, Any]) -> None:
+    result = examine(others, (job, {}))
+
+    check = result.check(f"folders {folder}: configured")
+    assert (check.status, check.hint) == (CheckStatus.UNKNOWN, f"set targets.folders.{folder} in the calendar")
+    assert "the steps of weekly that need it are skipped" in str(check.observed)
+    assert result.outcome != "failed", result.text()
+
+
 def test_without_any_step_nothing_is_known() -> None:
     assert run_job("doctor", {}, {}).outcome == "unknown"
 

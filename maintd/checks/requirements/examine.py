@@ -71,13 +71,19 @@ class Needs:
 
     def add(self, requirement: Requirement, entry: str, targets: Targets) -> None:
         """Add a requirement of an entry."""
-        if requirement.kind not in LOCAL_KINDS and not targets.of(requirement.kind):
+        if requirement.optional and self._is_missing(requirement, targets):
+            self.add_unconfigured(f"{requirement.kind} {requirement.target}", entry)
+        elif requirement.kind not in LOCAL_KINDS and not targets.of(requirement.kind):
             self.add_unconfigured(requirement.kind, entry)
         else:
             self.places.setdefault(requirement.place, Wanted()).add(requirement, entry)
 
+    @staticmethod
+    def _is_missing(requirement: Requirement, targets: Targets) -> bool:
+        return requirement.kind not in LOCAL_KINDS and requirement.target not in targets.of(requirement.kind)
+
     def add_unconfigured(self, kinds: str, entry: str) -> None:
-        """Add that an entry needs a target of one of these kinds: `prometheus or alertmanager`."""
+        """Add that an entry needs a target of one of these kinds, `prometheus or alertmanager`, or `folders NAME`."""
         entries = self.unconfigured.setdefault(kinds, [])
         if entry not in entries:
             entries.append(entry)
@@ -120,7 +126,8 @@ def examine(ctx: Context, needs: Needs, time_limit: timedelta) -> None:
     """Exercise the requirements of all targets at once, each target within the time limit, and report them."""
     for kinds, entries in needs.unconfigured.items():
         text = f"not_configured: the steps of {', '.join(entries)} that need it are skipped"
-        hint = f"set targets.{kinds.partition(' ')[0]} in the calendar"
+        kind, _, name = kinds.partition(" ")
+        hint = f"set targets.{kind}{f'.{name}' if name and ' ' not in name else ''} in the calendar"
         ctx.unknown(f"{kinds}: configured", text, expected="a target", hint=hint, optional=True)
     probes = [
         Probe(kind, name, partial(_examine_target, ctx.targets, kind, name, tuple(wanted.users)), time_limit)

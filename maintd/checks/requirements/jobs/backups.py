@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from maintd.checks.requirements import local, postgres, redis
-from maintd.checks.requirements.jobs.shared import folders
+from maintd.checks.requirements.jobs.shared import folders, unconfigured_folder
 from maintd.checks.requirements.requirement import Requirement
 from maintd.clients import shell
 from maintd.model.target import Targets
@@ -19,7 +19,8 @@ def backup(targets: Targets, params: Any) -> Iterator[Requirement]:
         if name is not None and (name in targets.folders or name == params.copy_to):
             yield Requirement("folders", name, "write sets of backups", local.writes)
     if params.to not in targets.folders:
-        return  # not configured
+        yield unconfigured_folder(params.to)
+        return
     for argv, need in ((params.copy_command, "copy a set"), (params.copy_verify, "verify the copy of a set")):
         if argv:
             yield Requirement("program", argv[0], need, local.can_start(shell.Command(argv)))
@@ -63,7 +64,8 @@ def backup_verify(targets: Targets, params: Any) -> Iterator[Requirement]:
 def restore_drill(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The backups can be read; there is a place to restore into; servers of the right kind can be started."""
     if params.folder not in targets.folders:
-        return  # not configured
+        yield unconfigured_folder(params.folder)
+        return
     yield from folders(targets, (params.folder,))
     if params.scratch is not None:
         yield Requirement("folders", params.scratch, "restore into it", local.writes)

@@ -33,6 +33,11 @@ def only_target(targets: dict[str, Any], name: str | None) -> str:
     return next(iter(targets)) if len(targets) == 1 else "main" if targets else ""
 
 
+def unconfigured_folder(name: str) -> Requirement:
+    """The folder that a job works on, where it is not configured: `doctor` names it, since the job is skipped without it."""
+    return Requirement("folders", name, "configured", local.lists, optional=True)
+
+
 def rollout(targets: Targets, params: Any, requests: Iterable[str]) -> Iterator[Requirement]:
     """Containers can be listed, and restarted or replaced by these requests or by compose; streams can be drained."""
     name = only_target(targets.docker, params.docker)

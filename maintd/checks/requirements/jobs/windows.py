@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from maintd.checks.requirements import docker, halts, local, postgres, redis
-from maintd.checks.requirements.jobs.shared import folders, only_target, rollout
+from maintd.checks.requirements.jobs.shared import folders, only_target, rollout, unconfigured_folder
 from maintd.checks.requirements.requirement import Requirement, answers
 from maintd.clients import shell
 from maintd.model.target import Targets
@@ -30,7 +30,8 @@ def rollback_manifest(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The folder can be written; containers can be read and images tagged; the queries of the schema work; files can
     be read."""
     if params.to not in targets.folders:
-        return  # not configured
+        yield unconfigured_folder(params.to)
+        return
     yield Requirement("folders", params.to, "write rollback manifests", local.writes)
     for name in targets.docker if params.docker is None else params.docker:
         yield Requirement("docker", name, "list containers and images", docker.allows(*docker.LISTS, *docker.IMAGES))
@@ -54,7 +55,9 @@ def services_restart(targets: Targets, params: Any) -> Iterator[Requirement]:
 def services_recreate(targets: Targets, params: Any) -> Iterator[Requirement]:
     """Containers can be listed, created, renamed, stopped, started and removed, or the program is there."""
     yield from rollout(targets, params, docker.REPLACES)
-    if params.manifest in targets.folders:  # else it is not configured
+    if params.manifest is not None and params.manifest not in targets.folders:
+        yield unconfigured_folder(params.manifest)
+    elif params.manifest is not None:
         yield from folders(targets, (params.manifest,))
 
 
@@ -63,7 +66,9 @@ def rollback(targets: Targets, params: Any) -> Iterator[Requirement]:
     in the place of the live one, the sets of backups read, halts seen, and writers stopped."""
     match params.level:
         case "images":
-            if params.manifest in targets.folders:  # else it is not configured
+            if params.manifest not in targets.folders:
+                yield unconfigured_folder(params.manifest)
+            else:
                 yield from folders(targets, (params.manifest,))
                 yield from rollout(targets, params, docker.REPLACES)
         case "schema":
@@ -90,7 +95,8 @@ def rollback(targets: Targets, params: Any) -> Iterator[Requirement]:
 def rollback_loss(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The sets of backups can be listed; all tables can be read; the queries work."""
     if params.backups not in targets.folders:
-        return  # not configured
+        yield unconfigured_folder(params.backups)
+        return
     yield from folders(targets, (params.backups,))
     name = only_target(targets.postgres, params.postgres)
     if name in targets.postgres:
@@ -103,8 +109,10 @@ def rollback_loss(targets: Targets, params: Any) -> Iterator[Requirement]:
 def rehearsal(targets: Targets, params: Any) -> Iterator[Requirement]:
     """Containers can be listed, created, renamed, stopped, started and removed, and networks created and removed."""
     name = only_target(targets.docker, params.docker)
+    if params.manifest not in targets.folders:
+        yield unconfigured_folder(params.manifest)
     if not name or params.manifest not in targets.folders:
-        return  # not configured
+        return
     yield from folders(targets, (params.manifest,))
     yield Requirement("docker", name, "list containers", docker.allows(*docker.LISTS, *docker.NETWORKS))
     requests = (*docker.REPLACES, *docker.CREATES_NETWORKS, *docker.REMOVES_REHEARSALS)
