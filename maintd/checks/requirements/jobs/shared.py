@@ -34,7 +34,7 @@ def only_target(targets: dict[str, Any], name: str | None) -> str:
 
 
 def unconfigured_folder(name: str) -> Requirement:
-    """The folder that a job works on, where it is not configured: `doctor` names it, since the job is skipped without it."""
+    """The folder that a job works on, where it is not configured: `doctor` names it, as the job is skipped then."""
     return Requirement("folders", name, "configured", local.lists, optional=True)
 
 
