@@ -80,18 +80,29 @@ class Params(JobParams):
         return value
 
 
+_CHECKS = {"logins": "logins: log", "requests": "requests: logs"}
+
+
 @job(timeout="15m", repeatable=True, requires=requirements)
 def run(ctx: Context, params: Params) -> None:
+    unread: dict[str, MaintdError] = {}
     if params.logins:
         with ctx.phase("review logins"), isolate_errors(ctx, "logins: log"):
-            review_logins(ctx, params)
+            review_logins(ctx, params, unread)
     if params.requests:
         with ctx.phase("review denied requests"), isolate_errors(ctx, "requests: logs"):
-            review_requests(ctx, params)
+            review_requests(ctx, params, unread)
+    if len(unread) == params.logins + params.requests and all(
+        evaluate.was_never_configured(ctx, error, source) for source, error in unread.items()
+    ):
+        hint = "mount the host's logs, or set targets.docker"
+        raise TargetError("there are no logs to review", hint, cause="not_configured")
+    for source, error in unread.items():
+        evaluate.report_unread(ctx, _CHECKS[source], error, source)
 
 
-def review_logins(ctx: Context, params: Params) -> None:
-    """Read and check the host's login events."""
+def review_logins(ctx: Context, params: Params, unread: dict[str, MaintdError]) -> None:
+    """Read and check the host's login events; an error of the log is added to `unread`."""
     now = ctx.now()
     since = window_start(ctx, "logins", now, params.window, params.longest)
     try:
@@ -108,7 +119,7 @@ def review_logins(ctx: Context, params: Params) -> None:
             counted_since=evaluate.counted_since(ctx, since),
         )
     except MaintdError as error:
-        evaluate.report_unread(ctx, "logins: log", error, "logins")
+        unread["logins"] = error
         return
     evaluate.report_logins(ctx, summary, since, params.login_limits)
     ctx.save("logins.md", logins_markdown(summary, since))
@@ -117,15 +128,15 @@ def review_logins(ctx: Context, params: Params) -> None:
         ctx.measure("reviewed_until", now.timestamp(), "s", source="logins")
 
 
-def review_requests(ctx: Context, params: Params) -> None:
-    """Read and check the denied requests of the services."""
+def review_requests(ctx: Context, params: Params, unread: dict[str, MaintdError]) -> None:
+    """Read and check the denied requests of the services; an error of the logs is added to `unread`."""
     now = ctx.now()
     since = window_start(ctx, "requests", now, params.window, params.longest)
     found = DeniedRequests(since, now, params.status_fields, params.admin_paths)
     try:
         source = read_requests(ctx, params, found)
     except MaintdError as error:
-        evaluate.report_unread(ctx, "requests: logs", error, "requests")
+        unread["requests"] = error
         return
     ctx.check("requests: logs", source, equals=source)
     evaluate.report_activity(ctx, found, params.services, now, params.request_limits)

@@ -398,8 +398,7 @@ def test_a_log_that_is_silent_or_missing_is_unknown(root: Path) -> None:
 
     for result in (silent, empty):
         assert result.check("logins: last line of the log").status is CheckStatus.UNKNOWN, result.text()
-    assert missing.check("logins: log").status is CheckStatus.UNKNOWN, missing.text()
-    assert "mount the host's /var/log" in missing.check("logins: log").hint
+    assert getattr(missing.error, "cause", "") == "not_configured", missing.text()
     assert not [item for item in missing.measures if item.name == "reviewed_until"]
 
 
@@ -644,8 +643,18 @@ def test_logs_that_are_missing_or_silent_are_unknown(tmp_path: Path) -> None:
 
     assert nothing.check("requests: logs").status is CheckStatus.UNKNOWN, nothing.text()
     assert silent.check("requests: last line of the logs").status is CheckStatus.UNKNOWN, silent.text()
-    assert str(unconfigured.check("requests: logs").observed).startswith("unknown: not_configured")
-    assert unconfigured.check("requests: logs").optional
+    assert getattr(unconfigured.error, "cause", "") == "not_configured", unconfigured.text()
+
+
+def test_a_site_with_one_of_both_kinds_of_logs_is_reviewed_and_the_other_is_optional(root: Path) -> None:
+    (root / "var/log/auth.log").write_text(cron(NOW))
+    targets = {"host": {"local": {"root": str(root)}}}
+
+    result = run_job("security_log_review", {"timezone": "UTC"}, targets)
+
+    assert result.error is None, result.text()
+    assert str(result.check("requests: logs").observed).startswith("unknown: not_configured")
+    assert result.check("requests: logs").optional
 
 
 def test_a_listed_service_that_logs_nothing_is_unknown(tmp_path: Path) -> None:

@@ -76,10 +76,14 @@ class RequestLimits(Limits):
     """Logs whose last line is older are unknown."""
 
 
+def was_never_configured(ctx: Context, error: MaintdError, source: str) -> bool:
+    """Whether this site never had the log that could not be read."""
+    return getattr(error, "cause", "") == "not_configured" and ctx.last("reviewed_until", source=source) is None
+
+
 def report_unread(ctx: Context, check: str, error: MaintdError, source: str) -> None:
     """A log that this site never had is optional; one that was read before is not."""
-    optional = getattr(error, "cause", "") == "not_configured" and ctx.last("reviewed_until", source=source) is None
-    if optional:
+    if was_never_configured(ctx, error, source):
         ctx.unknown(
             check, f"not_configured: {error.message}", expected="readable", hint=error.hint or "", optional=True
         )
