@@ -16,7 +16,9 @@ from support.http_services import port_that_hangs, port_that_sends
 from support.job_runs import JobResult, run_job
 from support.package_services import BATCH, BULK, PackageServices, npm_advisory, osv_record, package_services
 from support.servers.base import free_port
+from support.users import as_unprivileged_user, folder_for_all
 
+from maintd.checks.packages.lock_files import read
 from maintd.checks.packages.registries import Requests
 from maintd.errors import TargetError
 from maintd.job.attempt_info import KnownFinding
@@ -384,6 +386,130 @@ def test_packages_of_a_further_index_are_not_sent(services: PackageServices, tmp
     assert "ours (from an unknown registry)" in str(result.named("without a public registry")[0].observed)
 
 
+@pytest.mark.parametrize(
+    ("line", "sent", "other"),
+    [
+        ("-rbase.txt", "django", ""),
+        ("-r base.txt", "django", ""),
+        ("--requirement=base.txt", "django", ""),
+        ("--requirement base.txt", "django", ""),
+        ("--pre -rbase.txt", "django", ""),
+        ("# a comment \\\ndjango==1.0", "django", ""),
+        ("-cbase.txt", "", ""),
+        ("--constraint=base.txt", "", ""),
+        ("-egit+https://u:hunter2@g.e/y#egg=y", "", "y (git of g.e)"),
+        ("--editable=git+https://u:hunter2@g.e/y#egg=y", "", "y (git of g.e)"),
+    ],
+)
+def test_options_of_requirements_are_read_attached_as_well_as_separate(
+    services: PackageServices, tmp_path: Path, line: str, sent: str, other: str
+) -> None:
+    path = tmp_path / "requirements.txt"
+    (tmp_path / "base.txt").write_text("django==1.0\n")
+    path.write_text(f"jinja2==3.1.2\n{line}\n")
+
+    result = review(services, path, "osv")
+
+    names = {
+        query["package"]["name"] for where, body in services.received if where == BATCH for query in body["queries"]
+    }
+    assert names == {"jinja2", *([sent] if sent else [])}, result.text()
+    assert result.check(f"{path}: can be read").status is OK
+    assert [other] * bool(other) == [
+        str(check.observed).rpartition(": ")[2] for check in result.named("without a public registry")
+    ]
+    assert "hunter2" not in result.text() + services.sent
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--req base.txt",
+        "-R base.txt",
+        "--requirements-file=base.txt",
+        "-r",
+        "-r 'base.txt",
+        "-r a\0b",
+        "-r loop.txt",
+        "-rhttps://u:hunter2@g.e/base.txt",
+        "-r https://u:hunter2@g.e",
+        "-r https://[u:hunter2@g.e",
+        "-r ../base.txt",
+        f"-r {'a' * 40_000}",
+        "--password=hunter2",
+    ],
+)
+def test_an_option_of_requirements_that_is_not_read_makes_the_file_unknown(
+    services: PackageServices, tmp_path: Path, line: str
+) -> None:
+    path = tmp_path / "requirements.txt"
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    path.write_text(f"jinja2==3.1.2\n{line}\n")
+
+    result = review(services, path, "osv")
+
+    assert not_ok(result) == {f"{path}: can be read": UNKNOWN}, result.text()
+    observed = str(result.check(f"{path}: can be read").observed)
+    assert "unfamiliar: " in observed
+    assert len(observed) < 200
+    assert "hunter2" not in result.text()
+    assert "Traceback" not in result.text()
+
+
+def test_a_long_chain_of_packages_is_read_and_its_path_is_shown_by_its_ends(
+    services: PackageServices, tmp_path: Path
+) -> None:
+    last = 20_000
+    packages = {
+        f"node_modules/a{number}": entry(f"a{number}", "1.0.0", dependencies={f"a{number + 1}": "1"})
+        for number in range(last + 1)
+    }
+    path = npm_lock(tmp_path, packages, {"dependencies": {"a0": "1"}})
+    services.npm[f"a{last}"] = [npm_advisory(LODASH, "high", "<1.0.1")]
+
+    lock = read(path, str(path))
+    result = review(services, path, "npm")
+
+    assert len(lock.packages) == last + 1
+    assert sum(len(each.path) for each in lock.packages) < 12 * last, "not a whole path for each"
+    assert [each.way for each in lock.packages[8:11]] == [
+        "a0 > a1 > a2 > a3 > a4 > a5 > a6 > a7 > a8",
+        "a0 > a1 > a2 > a3 > a4 > a5 > a6 > a7 > a8 > a9",
+        "a0 > a1 > a2 > a3 > a4 > … > a6 > a7 > a8 > a9 > a10",
+    ]
+    assert not_ok(result) == {f"{path} a{last}: advisories": WARN}, result.text()
+    hint = result.check(f"{path} a{last}: advisories").hint
+    assert "a0 > a1 > a2 > a3 > a4 > … > a19996 > a19997 > a19998 > a19999 > a20000" in hint
+    assert "a19999 allows 1.0.1" in hint
+
+
+def test_a_name_that_is_too_long_for_a_package_is_unknown_and_shown_cut(
+    services: PackageServices, tmp_path: Path
+) -> None:
+    long = "a" * 40_000
+    lock = {
+        f"node_modules/{long}": entry(long, "1.0.0"),
+        f"node_modules/b{long}": {"resolved": "packages/b", "link": True},
+        "node_modules/c": {**entry("c", "1.0.0"), "resolved": f"https://{long}.example/c/-/c-1.0.0.tgz"},
+    }
+    pinned, uv, poetry = tmp_path / "requirements.txt", tmp_path / "uv.lock", tmp_path / "poetry.lock"
+    pinned.write_text(f"{long}==1.0\nb{long}>1.0\n-e git+https://g.e/y#egg={long}\n")
+    uv.write_text(
+        f'version = 1\n[[package]]\nname = "{long}"\nversion = "1"\n'
+        'source = { registry = "https://pypi.org/simple" }\n'
+        f'[[package]]\nname = "b{long}"\nversion = "1"\nsource = {{ git = "https://g.e/y" }}\n'
+    )
+    poetry.write_text(f'[[package]]\nname = "{long}"\nversion = "1"\n[metadata]\nlock-version = "2.1"\n')
+
+    for path in (npm_lock(tmp_path, lock), pinned, uv, poetry):
+        result = review(services, path, "osv", "npm")
+
+        assert result.check(f"{path}: can be read").status is UNKNOWN
+        assert "aaa" in str(result.check(f"{path}: can be read").observed)
+        assert "a" * 300 not in result.text()
+        assert "a" * 300 not in services.sent
+
+
 def too_many(path: str) -> tuple[int, bytes, Mapping[str, str]]:
     return 429, b"{}", {"Retry-After": "3600"}
 
@@ -456,6 +582,22 @@ def test_a_short_retry_after_is_waited_for_and_a_long_one_is_not(services: Packa
     assert waited == [2, 1]
 
 
+@pytest.mark.parametrize(
+    "text", ["\xb2", "\xb9\xb2", "9" * 5000, "-1", "Mon, 20 Nov 2095 19:12:08 +9999999999999999", " ,"]
+)
+def test_a_retry_after_that_is_no_number_leaves_only_the_packages_of_this_source_unknown(
+    services: PackageServices, tmp_path: Path, text: str
+) -> None:
+    services.trouble = lambda path: (503, b"", {"Retry-After": text})
+    path = sample(tmp_path)
+
+    result = review(services, path, "npm")
+
+    assert not_ok(result) == {f"{path}: compared with advisories": UNKNOWN}, result.text()
+    assert "503" in str(result.check(f"{path}: compared with advisories").observed)
+    assert "dependencies.json" in {artifact.name for artifact in result.artifacts}
+
+
 def test_requests_and_their_time_are_bounded(services: PackageServices) -> None:
     with pytest.raises(TargetError, match="no more requests"):
         Requests(services.url, lambda: timedelta(minutes=5), left=0).json("GET", "/x")
@@ -525,6 +667,86 @@ def test_an_export_that_is_old_or_no_export_is_unknown(services: PackageServices
     result = review(services, path, "export", **({} if fault == "not set" else {"export": str(place)}))
 
     assert result.outcome == "unknown", result.text()
+    assert result.check(f"{path}: compared with advisories").status is UNKNOWN
+
+
+@pytest.mark.parametrize("fault", ["dangling link", "link of a zip", "link to a folder", "pipe", "damaged zip"])
+def test_a_part_of_an_export_that_is_not_read_is_named_and_makes_all_of_it_unknown(
+    services: PackageServices, tmp_path: Path, fault: str
+) -> None:
+    place, path = tmp_path / "osv", sample(tmp_path)
+    part = folder_export(place) / ("part.zip" if "zip" in fault or fault == "pipe" else "part")
+    (tmp_path / "other").mkdir()
+    if fault == "pipe":
+        os.mkfifo(part)
+    elif fault == "damaged zip":
+        part.write_text("{}")
+    else:
+        part.symlink_to(tmp_path / ("other" if fault == "link to a folder" else "not here"))
+
+    result = review(services, path, "export", export=str(place))
+
+    assert_part_is_named(result, path, part)
+
+
+@pytest.mark.parametrize("name", ["part", "part.json", "part.zip"])
+def test_a_part_of_an_export_that_may_not_be_read_is_named_and_makes_all_of_it_unknown(
+    services: PackageServices, name: str
+) -> None:
+    with folder_for_all() as shared:
+        path, place = sample(shared), shared / "osv"
+        part = folder_export(place) / name
+        if name == "part":
+            part.mkdir()
+        else:
+            part.write_text("{}")
+        part.chmod(0)
+        given = {"lock_files": [str(path)], "advisories": ["export"], "export": str(place)}
+        for folder in ("artifacts", "work"):
+            (shared / "job" / folder).mkdir(parents=True)
+        around = as_unprivileged_user(shared / "job")
+        result = run_job("dependency_review", given, folder=shared / "job", around=around)
+        part.chmod(0o755)
+
+    assert_part_is_named(result, path, part)
+
+
+def folder_export(place: Path) -> Path:
+    """An export with an advisory on lodash, a file that is none, and a link to what is in it anyway."""
+    (place / "npm").mkdir(parents=True)
+    known = recent(osv_record(LODASH, "lodash", {"introduced": "4.0.0"}, {"fixed": "4.17.21"}))
+    (place / "npm/z.json").write_text(json.dumps(known))
+    (place / "readme.txt").write_text("no record")
+    (place / "link").symlink_to("npm")
+    return place
+
+
+def assert_part_is_named(result: JobResult, path: Path, part: Path) -> None:
+    check = result.check("export of OSV: can be read")
+    assert (check.status, result.outcome) == (UNKNOWN, "unknown"), result.text()
+    assert f"{part.name}: " in str(check.observed)
+    assert result.check(f"{path}: compared with advisories").status is UNKNOWN
+    assert result.check(f"{path} lodash: advisories").status is WARN, "what can be read counts"
+
+
+def test_an_export_of_links_to_zips_is_read(services: PackageServices, tmp_path: Path) -> None:
+    known = recent(osv_record(LODASH, "lodash", {"introduced": "4.0.0"}, {"fixed": "4.17.21"}))
+    place, path = tmp_path / "osv", sample(tmp_path)
+    place.mkdir()
+    (place / "npm.zip").symlink_to(export(tmp_path, known))
+
+    for where in (place, place / "npm.zip"):
+        result = review(services, path, "export", export=str(where))
+        assert not_ok(result) == {f"{path} lodash: advisories": WARN}, result.text()
+
+
+def test_an_export_that_is_a_pipe_is_refused(services: PackageServices, tmp_path: Path) -> None:
+    place, path = tmp_path / "all.zip", sample(tmp_path)
+    os.mkfifo(place)
+
+    result = review(services, path, "export", export=str(place))
+
+    assert "is not a regular file" in str(result.check("export of OSV: can be read").observed), result.text()
     assert result.check(f"{path}: compared with advisories").status is UNKNOWN
 
 

@@ -20,10 +20,20 @@ MAX_FILE = 64 << 20
 
 MAX_PACKAGES = 50_000
 
+MAX_NAME = 214
+"""Characters of a package's name: npm allows no more, and no package of PyPI has as many."""
+
+MORE = "…"
+"""In place of the middle of a long path, and for the end of a long name."""
+
+_ENDS = 5  # names at each end of a long path
+_SHOWN = 100  # characters of a name that is too long
+
 
 @dataclass(frozen=True)
 class Package:
-    """One pinned package. `path`: the names from the project to it, itself last; of several the shortest.
+    """One pinned package. `path`: the names from the project to it, itself last; of several the shortest, and of a long
+    one both ends with MORE between them.
 
     `requirement`: what the last but one asks for, empty when the file does not have it. `registry`: the host from which
     it is resolved; empty: the file does not have it. `dev`: not installed in production. `deprecated`: its
@@ -95,7 +105,12 @@ def source_of(text: str) -> str:
     scheme = text.partition(":")[0].lower()
     kind = "git" if scheme.startswith("git") else scheme if scheme in ("file", "link", "workspace") else "address"
     host = host_of(text)
-    return printable(f"{kind} of {host}" if host else kind)
+    return cut(f"{kind} of {host}" if host else kind)
+
+
+def cut(name: str) -> str:
+    """A name from a lock file as printable text; of one that is too long for a package only the beginning."""
+    return printable(name) if len(name) <= MAX_NAME else printable(name[:_SHOWN]) + MORE
 
 
 def shortest_paths(
@@ -103,7 +118,8 @@ def shortest_paths(
 ) -> Mapping[str, tuple[tuple[str, ...], str]]:
     """By node, the shortest way from a root, without the root, and what the last but one asks for.
 
-    edges: the nodes that one depends on, each with the requirement.
+    edges: the nodes that one depends on, each with the requirement. Of a long way only both ends are kept, with MORE
+    between them: all ways of a long chain would be too large.
     """
     found: dict[str, tuple[tuple[str, ...], str]] = dict.fromkeys(roots, ((), ""))
     waiting = deque(found)
@@ -112,6 +128,11 @@ def shortest_paths(
         way = found[node][0]
         for below, requirement in edges(node):
             if below not in found:
-                found[below] = ((*way, below), requirement)
+                found[below] = (_longer(way, below), requirement)
                 waiting.append(below)
     return found
+
+
+def _longer(way: tuple[str, ...], node: str) -> tuple[str, ...]:
+    longer = (*way, node)
+    return longer if len(longer) <= 2 * _ENDS else (*longer[:_ENDS], MORE, *longer[-_ENDS:])

@@ -13,11 +13,14 @@ from typing import Any
 from maintd.checks.hints import printable
 from maintd.checks.packages.locked import (
     MAX_FILE,
+    MAX_NAME,
+    MORE,
     NPM,
     Lock,
     Other,
     Package,
     check_count,
+    cut,
     host_of,
     shortest_paths,
     source_of,
@@ -59,11 +62,11 @@ def _read(entries: Mapping[str, Entry], given: int) -> Lock:
             continue
         name, asked = _name(key, entry)
         if key in links:
-            others.append(Other(name, f"link to {printable(links[key])[:100]}"))
+            others.append(Other(cut(name), f"link to {printable(links[key])[:100]}"))
             continue
         version, resolved = _text(entry.get("version")), _resolved(key, entry, entries)
-        if not name or not version:
-            unread.append(printable(key)[:100])
+        if not name or not version or max(len(name), len(asked)) > MAX_NAME:
+            unread.append(printable(key[:100]))
             continue
         if resolved and not resolved.startswith(("https://", "http://")):
             others.append(Other(name, source_of(resolved)))
@@ -123,7 +126,7 @@ def _alias(name: str, asked: str) -> str:
 
 
 def _label(key: str, entries: Mapping[str, Entry]) -> str:
-    return _alias(*_name(key, entries[key]))
+    return MORE if key == MORE else cut(_alias(*_name(key, entries[key])))
 
 
 def _resolved(key: str, entry: Entry, entries: Mapping[str, Entry]) -> str:

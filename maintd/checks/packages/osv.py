@@ -6,6 +6,9 @@ Source: OSV's documentation of POST /v1/querybatch (at most 1,000 queries, `next
 
 from __future__ import annotations
 
+import lzma
+import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +19,13 @@ from urllib.parse import quote
 
 from packaging.utils import canonicalize_name
 
-from maintd.checks.hints import printable
+from maintd.checks.hints import name_first, printable
 from maintd.checks.packages.advisories import Answer, key_of, osv_advisory, osv_effect
 from maintd.checks.packages.locked import PYPI, Package
 from maintd.checks.packages.registries import Requests, chunks
 from maintd.clients.bounded import parse_json
-from maintd.clients.files import read_regular
+from maintd.clients.causes import cause_of
+from maintd.clients.files import Tree, read_regular, shown
 from maintd.errors import TargetError
 from maintd.units import format_duration
 
@@ -191,28 +195,59 @@ def _records(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
-        if path.is_dir():
-            found = sorted(path.rglob("*"))
-            for file in (each for each in found if each.suffix in (".json", ".zip") and each.is_file()):
-                yield from _zipped(file) if file.suffix == ".zip" else [(str(file), read_regular(file, _MAX_RECORD))]
-        else:
-            yield from _zipped(path)
-    except FileNotFoundError as error:
-        raise TargetError(f"{path}: {error.strerror}", cause="not_found") from error
+        folder = path.is_dir()
     except OSError as error:
-        raise TargetError(f"{path}: {error.strerror or error}", cause="denied") from error
+        raise TargetError(f"{shown(path)}: {error.strerror}", cause=cause_of(error) or "failed") from error
+    yield from _of_folder(path) if folder else _zipped(path)
+
+
+def _of_folder(root: Path) -> Iterator[tuple[str, bytes]]:
+    """The JSON of what can be read below a folder. Raises TargetError after it when there was more."""
+    with Tree(root, one_device=False) as tree:
+        found = sorted((entry.relative, stat.S_ISLNK(entry.status.st_mode)) for entry in tree.walk())
+        unread = list(tree.unread)
+    for relative, link in found:
+        file = root / relative
+        try:
+            if link and _is_folder(file):
+                if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
+                    unread.append(f"{shown(relative)}: a link to a folder, which is not followed")
+            elif file.suffix == ".zip":
+                yield from _zipped(file)
+            elif file.suffix == ".json":
+                yield shown(file), read_regular(file, _MAX_RECORD)
+        except TargetError as error:
+            unread.append(error.message)
+    if unread:
+        hint = "let maintd's user read all of the export, or take out what does not belong to it"
+        raise TargetError(f"{shown(root)}: not all of it can be read: {name_first(unread)}", hint, cause="partial")
+
+
+def _is_folder(link: Path) -> bool:
+    try:
+        return stat.S_ISDIR(link.stat().st_mode)
+    except OSError as error:
+        raise TargetError(f"{shown(link)}: a link that leads nowhere: {error.strerror}", cause="not_found") from error
 
 
 def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise TargetError(f"{shown(path)}: is not a regular file", cause="unfamiliar")
+        with os.fdopen(descriptor, "rb") as content, zipfile.ZipFile(content) as archive:
             for member in archive.infolist():
                 if member.filename.endswith(".json"):
-                    where = f"{path}: {printable(member.filename)[:80]}"
+                    where = f"{shown(path)}: {printable(member.filename)[:80]}"
                     with archive.open(member) as file:
                         data = file.read(_MAX_RECORD + 1)
                     if len(data) > _MAX_RECORD:
                         raise TargetError(f"{where}: has more than {_MAX_RECORD >> 20} MiB", cause="too_large")
                     yield where, data
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise TargetError(f"{path}: is no complete zip: {printable(str(error))[:120]}", cause="malformed") from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
+        text = printable(str(error))[:120]
+        raise TargetError(f"{shown(path)}: is no complete zip: {text}", cause="malformed") from error
+    except OSError as error:
+        cause = "not_found" if isinstance(error, FileNotFoundError) else cause_of(error) or "failed"
+        raise TargetError(f"{shown(path)}: {error.strerror or error}", cause=cause) from error

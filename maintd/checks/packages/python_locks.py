@@ -6,7 +6,9 @@ file format. A `poetry.lock` before 2.1 does not separate production from develo
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
@@ -19,11 +21,13 @@ from packaging.version import InvalidVersion, Version
 
 from maintd.checks.hints import printable
 from maintd.checks.packages.locked import (
+    MAX_NAME,
     PYPI,
     Lock,
     Other,
     Package,
     check_count,
+    cut,
     host_of,
     read_bytes,
     shortest_paths,
@@ -35,6 +39,15 @@ PYPI_HOST = "pypi.org"
 _MAX_DEPTH = 200  # of nesting: the parser of the standard library is recursive
 _MAX_INCLUDED = 20  # requirements files that one includes
 _COMMENT = re.compile(r"(^|\s)#.*$")
+_LONGEST_PATH = 1000
+_INDEXES = ("-i", "--index-url", "--pypi-url", "--extra-index-url", "-f", "--find-links", "--no-index")
+_FLAGS = ("--no-index", "--pre", "--prefer-binary", "--require-hashes")
+_LONG = (
+    *("--index-url", "--pypi-url", "--extra-index-url", "--find-links", "--requirement", "--constraint", "--editable"),
+    *("--no-binary", "--only-binary", "--trusted-host", "--use-feature", "--hash", "--global-option"),
+    *("--config-setting", "--config-settings"),
+)
+_SHORT = ("-i", "-f", "-r", "-c", "-e", "-C")
 Table = Mapping[str, Any]
 
 
@@ -96,12 +109,12 @@ def read_uv_lock(data: bytes, where: str) -> Lock:
             continue
         name, version, (kind, place) = _text(table.get("name")), _text(table.get("version")), _source(table)
         if kind != "registry":
-            others.append(Other(printable(name), printable(f"{kind or 'no source'} {host_of(place)}".strip())))
-        elif not name or not _is_version(version):
-            unread.append(printable(key)[:100])
+            others.append(Other(cut(name), cut(f"{kind or 'no source'} {host_of(place)}".strip())))
+        elif not name or len(name) > MAX_NAME or not _is_version(version):
+            unread.append(printable(key[:100]))
         else:
             way = ways.get(key, ((key,), ""))[0]
-            names = tuple(printable(step.partition(" ")[0]) for step in way)
+            names = tuple(cut(step.partition(" ")[0]) for step in way)
             dev = bool(roots) and key not in production
             packages.append(Package(PYPI, canonicalize_name(name), version, names, registry=host_of(place), dev=dev))
     return Lock(PYPI, "uv", tuple(packages), tuple(others), unread=tuple(unread))
@@ -150,12 +163,12 @@ def read_poetry_lock(data: bytes, where: str, project: bytes | None = None) -> L
         kind = _text(source.get("type")) if isinstance(source, dict) else "registry"
         place = _text(source.get("url")) if isinstance(source, dict) else f"https://{PYPI_HOST}/simple"
         if kind not in ("registry", "legacy"):
-            others.append(Other(printable(name), printable(f"{kind} {host_of(place)}".strip())[:100]))
-        elif not name or not _is_version(version):
-            unread.append(printable(f"{name} {version}")[:100])
+            others.append(Other(cut(name), printable(f"{kind} {host_of(place)}".strip())[:100]))
+        elif not name or len(name) > MAX_NAME or not _is_version(version):
+            unread.append(printable(f"{name} {version}"[:100]))
         else:
             key = canonicalize_name(name)
-            way = tuple(printable(step) for step in ways.get(key, ((key,), ""))[0])
+            way = tuple(cut(step) for step in ways.get(key, ((key,), ""))[0])
             packages.append(Package(PYPI, key, version, way, registry=host_of(place), dev=_is_dev(table)))
     return Lock(PYPI, "poetry", tuple(packages), tuple(others), unread=tuple(unread))
 
@@ -197,25 +210,28 @@ def read_requirements(path: Path, where: str) -> Lock:
     A file outside of the folder of the first one is not read, but named.
     """
     lines, unread, hosts = list[str](), list[str](), list[str]()
-    _collect(path, path.parent.resolve(), lines, unread, hosts, set())
+    _collect(path, Path(os.path.realpath(path.parent)), lines, unread, hosts, set())
     check_count(where, len(lines))
     others, unpinned, found = list[Other](), list[str](), dict[tuple[str, str], Package]()
     # With a further index, pip takes a package from any of them: which one is not known.
     registry = PYPI_HOST if not hosts else hosts[0] if len(set(hosts)) == 1 else ""
     for line in lines:
-        text = re.split(r"\s+--(?:hash|config-settings|global-option)", line)[0].strip()
-        if text.startswith(("-e", "--editable", ".", "/")) or "://" in text.partition(" ")[0]:
-            address = re.sub(r"^(-e|--editable)[\s=]*", "", text)
+        text = re.split(r"\s--(?:hash|config-settings|global-option)", line)[0].strip()
+        if text.startswith(("-e ", ".", "/")) or "://" in text.partition(" ")[0]:
+            address = text.removeprefix("-e ")
             egg = re.search(r"[#&]egg=([A-Za-z0-9._-]+)", address)
             source = source_of(address) if "://" in address else "file"
-            others.append(Other(egg[1] if egg else "a package without a name", source))
+            others.append(Other(cut(egg[1]) if egg else "a package without a name", source))
             continue
         try:
             wanted = Requirement(text)
         except InvalidRequirement:
-            unread.append("a line that is no requirement" if "://" in text else printable(text)[:60])
+            unread.append("a line that is no requirement" if "://" in text else printable(text[:60]))
             continue
         name = canonicalize_name(wanted.name)
+        if len(name) > MAX_NAME:
+            unread.append(cut(name))
+            continue
         pins = [item.version for item in wanted.specifier if item.operator in ("==", "===")]
         if wanted.url is not None:
             others.append(Other(name, source_of(wanted.url)))
@@ -230,24 +246,78 @@ def _collect(
     path: Path, folder: Path, lines: list[str], unread: list[str], hosts: list[str], seen: set[PurePath]
 ) -> None:
     """Add the requirements of a file and of those that it includes, and the hosts of the indexes that it sets."""
-    seen.add(path.resolve())
-    text = read_bytes(path).decode("utf-8", "replace").lstrip("\ufeff")
-    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
-        line = _COMMENT.sub("", line).strip()
-        option = re.match(r"(--?[A-Za-z-]+)[\s=]*(.*)", line)
+    content = read_bytes(path).decode("utf-8", "replace").lstrip("\ufeff")
+    seen.add(Path(os.path.realpath(path)))
+    for joined in _joined(content):
+        line = _COMMENT.sub("", joined).strip()
         if not line:
             continue
-        if option is None or option[1] in ("-e", "--editable"):
+        if not line.startswith("-"):
             lines.append(line)
-        elif option[1] in ("-r", "--requirement"):
-            below = (path.parent / option[2]).resolve()
-            if below in seen:
-                continue
-            if "://" in option[2] or not below.is_relative_to(folder) or len(seen) > _MAX_INCLUDED:
-                unread.append(f"the included file {printable(PurePath(urlsplit(option[2]).path).name)[:60]}")
-                continue
-            _collect(below, folder, lines, unread, hosts, seen)
-        elif option[1] in ("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--no-index"):
-            hosts.append(host_of(option[2]) or "elsewhere")
-            if option[1] == "--extra-index-url" and len(hosts) == 1:
-                hosts.append(PYPI_HOST)
+            continue
+        options = _options(line)
+        if options is None:
+            name = re.match(r"--?[A-Za-z-]{0,40}", line)  # the rest of the line may have a password in it
+            unread.append(f"an option that is not known: {name[0] if name else ''}")
+            continue
+        for option, value in options:
+            if option in ("-e", "--editable"):
+                lines.append(f"-e {value}")
+            elif option in ("-r", "--requirement"):
+                _include(path.parent, value, folder, lines, unread, hosts, seen)
+            elif option in _INDEXES:
+                hosts.append(host_of(value) or "elsewhere")
+                if option == "--extra-index-url" and len(hosts) == 1:
+                    hosts.append(PYPI_HOST)
+
+
+def _include(
+    beside: Path, value: str, folder: Path, lines: list[str], unread: list[str], hosts: list[str], seen: set[PurePath]
+) -> None:
+    """Add the requirements of an included file, or its name to `unread`."""
+    try:
+        name = PurePath(urlsplit(value).path).name
+    except ValueError:
+        name = ""
+    readable = "\0" not in value and "://" not in value and len(value) <= _LONGEST_PATH
+    below = Path(os.path.realpath(beside / value)) if readable else None
+    if below in seen:
+        return
+    if below is None or below.is_symlink() or not below.is_relative_to(folder) or len(seen) > _MAX_INCLUDED:
+        unread.append(f"the included file {printable(name[:60])}")
+        return
+    _collect(below, folder, lines, unread, hosts, seen)
+
+
+def _joined(content: str) -> Iterator[str]:
+    """The lines as pip joins them: a comment does not go on in the next line, whatever its end."""
+    parts = list[str]()
+    for line in content.splitlines():
+        comment = line.lstrip().startswith("#")
+        if line.endswith("\\") and not comment:
+            parts.append(line.strip("\\"))
+            continue
+        yield "".join([*parts, f" {line}" if comment else line])
+        parts.clear()
+    yield "".join(parts)
+
+
+def _options(line: str) -> list[tuple[str, str]] | None:
+    """The options of a line, each with its value, attached or not; None: a part of it is not known."""
+    try:
+        words = iter(shlex.split(line))
+    except ValueError:
+        return None
+    found = list[tuple[str, str]]()
+    for word in words:
+        option, attached, value = word.partition("=") if word.startswith("--") else (word[:2], word[2:], word[2:])
+        if option in _FLAGS and not attached:
+            found.append((option, ""))
+            continue
+        if option not in _LONG and option not in _SHORT:
+            return None
+        following = value if attached else next(words, None)
+        if not following:
+            return None
+        found.append((option, following))
+    return found

@@ -7,6 +7,7 @@ shows others what to publish under it.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from maintd.checks.hints import printable
-from maintd.checks.packages.locked import NPM, Package
+from maintd.checks.packages.locked import NPM, Package, cut
 from maintd.clients import http
 from maintd.errors import TargetError
 
@@ -32,6 +33,7 @@ LONGEST_WAIT = timedelta(seconds=60)
 
 _TRIES = 3
 _LIMIT = 16 << 20
+_LONGEST_DATE = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Privacy:
         if any(fnmatchcase(package.name, pattern) for pattern in self.private):
             return "private"
         if package.registry:
-            return "" if package.registry in self.registries else f"from {printable(package.registry)}"
+            return "" if package.registry in self.registries else f"from {cut(package.registry)}"
         return "" if any(fnmatchcase(package.name, pattern) for pattern in self.public) else "from an unknown registry"
 
 
@@ -102,11 +104,12 @@ def _retry_after(text: str | None, now: datetime) -> timedelta | None:
     """How long to wait: seconds, or a date as RFC 9110 has it. None: the answer does not have it."""
     if not text:
         return None
-    if text.strip().isdigit() and len(text.strip()) <= 9:
+    text = text.strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
         return timedelta(seconds=int(text))
     try:
-        at = parsedate_to_datetime(text)
-    except ValueError:
+        at = parsedate_to_datetime(text[:_LONGEST_DATE])
+    except (ValueError, OverflowError):
         return None
     return max((at if at.tzinfo else at.replace(tzinfo=UTC)) - now, timedelta(0))
 
