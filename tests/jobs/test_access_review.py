@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import os
 import struct
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -186,11 +187,78 @@ def test_an_account_that_must_not_be_is_named_with_the_change(
     ],
 )
 def test_of_a_password_only_its_kind_is_reported(host: Host, line: str, name: str, status: CheckStatus) -> None:
-    host.shadow = [line]
+    host.shadow[1] = line
     host.save()
     result = review(host)
     assert not_ok(result) == ({f"host local: {name}": status} if name else {}), result.text()
     assert "HASHHASH" not in everything(result)
+
+
+PASSWORDS = ("empty passwords", "passwords that never expire", "passwords with a weak hash")
+
+
+def test_an_empty_password_in_passwd_fails_whether_or_not_shadow_can_be_read(host: Host) -> None:
+    host.passwd.append("bob::1001:1001::/nonexistent:/bin/bash")
+    host.save()
+    check = review(host).check("host local: empty passwords")
+    assert (check.status, check.observed) == (FAIL, "bob")
+    (host.root / "etc/shadow").unlink()
+    result = review(host)
+    assert result.check("host local: empty passwords").status is FAIL
+    assert result.check("host local: passwords").status is UNKNOWN
+
+
+@pytest.mark.parametrize(("field", "weak"), [("$1$salt$HASHHASH", "bob: md5"), ("*", "none")])
+def test_a_password_in_passwd_itself_needs_no_line_in_shadow(host: Host, field: str, weak: str) -> None:
+    host.passwd.append(f"bob:{field}:1001:1001::/nonexistent:/bin/bash")
+    host.save()
+    result = review(host)
+    assert result.check("host local: passwords with a weak hash").observed == weak
+    assert "host local: passwords" not in not_ok(result)
+    assert "HASHHASH" not in everything(result)
+
+
+def test_an_account_with_a_shell_and_no_line_in_shadow_is_named_and_nothing_is_known_of_its_password(
+    host: Host,
+) -> None:
+    host.write("etc/shadow", "")
+    result = review(host)
+    assert not_ok(result) == {f"host local: {name}": UNKNOWN for name in ("passwords", *PASSWORDS)}, result.text()
+    for name in PASSWORDS:
+        assert result.check(f"host local: {name}").observed == "unknown: partial: shadow: root: no line; al: no line"
+
+
+def test_the_kind_of_a_password_counts_also_in_a_short_line_and_the_line_is_named(host: Host) -> None:
+    host.shadow = ["root:$1$salt$HASHHASH", "al::", "nonsense", ":$6$a:1:0:365:7:::"]
+    host.save()
+    result = review(host)
+    assert not_ok(result) == {
+        "host local: passwords": UNKNOWN,
+        "host local: empty passwords": FAIL,
+        "host local: passwords that never expire": UNKNOWN,
+        "host local: passwords with a weak hash": WARN,
+    }, result.text()
+    named = [f"{name}: damaged line" for name in ("root", "al", "shadow line 3", "shadow line 4")]
+    assert result.check("host local: passwords").observed == f"unknown: partial: shadow: {'; '.join(named)}"
+    assert "HASHHASH" not in everything(result)
+
+
+@pytest.mark.parametrize("uid", ["9" * 5000, "4294967296", "٣", "²", "-1", ""])
+def test_a_uid_that_is_none_is_a_damaged_line_and_the_host_is_still_reviewed(host: Host, uid: str) -> None:
+    host.passwd.append(f"bob:x:{uid}:1001::/nonexistent:/bin/bash")
+    host.groups.append(f"ops:x:{uid}:al")
+    host.save()
+    result = review(host)
+    assert not_ok(result) == {"host local: lines of passwd and group": UNKNOWN}, result.text()
+    check = result.check("host local: lines of passwd and group")
+    assert check.observed == "unknown: unfamiliar: passwd line 4; group line 4"
+    assert ("account", "al") in {(row["kind"], row["name"]) for row in table(result)}
+
+
+def test_an_age_of_5000_digits_in_shadow_is_no_end(host: Host) -> None:
+    host.shadow[1] = f"al:{HASH}:20000:0:{'9' * 5000}:7:::"
+    host.save()
+    assert not_ok(review(host)) == {"host local: passwords that never expire": WARN}
 
 
 def test_keys_have_fingerprints_of_ssh_keygen_options_without_values_and_weak_types(host: Host, tmp_path: Path) -> None:
@@ -224,7 +292,7 @@ def test_any_line_of_a_file_is_read_or_named(text: str) -> None:
     for line in (text, f"ssh-rsa {text}", f"{text} {ed25519(1)}"):
         key = parse("al", line)
         assert key is None or key.fingerprint.startswith("SHA256:")
-    assert all(len(each.kind) < 20 for each in read_shadow([text, f"al:{text}:1:2:3:4:5:6:7"]).values())
+    assert all(len(each.kind) < 20 for each in read_shadow([text, f"al:{text}:1:2:3:4:5:6:7"])[0].values())
 
 
 def test_a_line_that_is_no_key_and_a_file_that_is_a_link_are_unknown(host: Host) -> None:
@@ -234,6 +302,64 @@ def test_a_line_that_is_no_key_and_a_file_that_is_a_link_are_unknown(host: Host)
     path.unlink()
     path.symlink_to("/etc/hostname")
     assert "is a link" in str(review(host).check("host local: keys in authorized_keys").observed)
+
+
+@pytest.mark.parametrize("link", ["/data/al", "../../outside", "{outside}", "al", "..//../outside/./", "/etc/passwd"])
+def test_a_home_that_is_a_link_to_nothing_below_the_root_is_unknown_and_nothing_outside_is_read(
+    host: Host, tmp_path: Path, link: str
+) -> None:
+    outside = tmp_path / "outside/.ssh"
+    outside.mkdir(parents=True)
+    (outside / "authorized_keys").write_text(f"{ed25519(7)} of this machine\n")
+    (host.root / "home/al").rename(host.root / "home/before")
+    (host.root / "home/al").symlink_to(link.format(outside=outside.parent))
+    result = review(host)
+    check = result.check("host local: keys in authorized_keys")
+    assert check.status is UNKNOWN
+    assert ("al: unfamiliar" in str(check.observed)) or ("Too many levels" in str(check.observed))
+    assert fingerprint(7) not in everything(result)
+
+
+@pytest.mark.parametrize("link", ["/data/al", "../data/al", "../../../data/al", "/data/of/../al", "/hop/al"])
+def test_a_home_that_is_a_link_to_a_folder_below_the_root_is_read_as_on_the_host(host: Host, link: str) -> None:
+    (host.root / "data/of").mkdir(parents=True)
+    (host.root / "hop").symlink_to("/data")
+    (host.root / "home/al").rename(host.root / "data/al")
+    (host.root / "home/al").symlink_to(link)
+    host.passwd.append("no:x:1002:1002::/home/al/none:/usr/sbin/nologin")
+    host.save()
+    result = review(host)
+    check = result.check("host local: keys in authorized_keys")
+    assert (check.status, check.observed) == (OK, "1 read"), result.text()
+    assert f"al: {fingerprint(1)}" in {row["name"] for row in table(result)}
+
+
+def test_the_keys_of_an_account_whose_home_is_the_root_are_those_of_the_host(host: Host) -> None:
+    assert "daemon:x:1:1::/:/usr/sbin/nologin" in host.passwd
+    host.write(".ssh/authorized_keys", f"{ed25519(3)}\n")
+    assert f"daemon: {fingerprint(3)}" in {row["name"] for row in table(review(host))}
+
+
+@pytest.mark.parametrize("what", ["sudoers.d", "etc"])
+def test_a_link_that_leads_out_of_the_root_is_not_taken_for_a_host_without_rules(
+    host: Host, tmp_path: Path, what: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "evil").write_text("mallory ALL=(ALL) NOPASSWD: ALL\n")
+    path = host.root / ("etc" if what == "etc" else "etc/sudoers.d")
+    path.rename(host.root / "before")
+    path.symlink_to(outside)
+    result = review(host)
+    unknown = ["accounts"] if what == "etc" else ["sudoers", "sudo without a password"]
+    assert not_ok(result) == {f"host local: {name}": UNKNOWN for name in unknown}
+    assert "mallory" not in everything(result)
+
+
+def test_a_folder_of_sudo_rules_that_is_not_there_has_none(host: Host) -> None:
+    (host.root / "etc/sudoers.d/README").unlink()
+    (host.root / "etc/sudoers.d").rmdir()
+    assert not_ok(review(host)) == {}
 
 
 def test_what_was_not_used_for_90_days_warns_only_if_all_of_that_time_was_seen(host: Host) -> None:
@@ -280,7 +406,10 @@ def test_sudoers_that_may_not_be_read_or_are_not_understood_are_unknown() -> Non
         assert "denied" in str(denied.check("host local: sudoers").observed)
         (host.root / "etc/sudoers").chmod(0o600)
         host.write("etc/sudoers", "this is no rule\n@include sudoers\n")
-        assert not_ok(review(host)) == {"host local: sudoers": UNKNOWN}
+        assert not_ok(review(host)) == {
+            "host local: sudoers": UNKNOWN,
+            "host local: sudo without a password": UNKNOWN,
+        }
 
 
 def test_users_with_a_space_and_with_unicode_are_shown_and_control_characters_are_not(host: Host) -> None:
@@ -518,6 +647,111 @@ def test_the_difference_of_groups_from_the_last_review_is_named(host: Host) -> N
     assert (check.status, check.observed) == (WARN, "+docker: al (group member); -sudo: al (group member)")
 
 
+SINCE = "host local: groups and sudo rules since the last review"
+
+
+def changed_sudo(host: Host, before: str, after: str, *, former: bool = False) -> tuple[JobResult, JobResult]:
+    """A review with one file of sudoers.d, and the next one with another. former: names only were kept of the first."""
+    path = host.write("etc/sudoers.d/team", before)
+    first = review(host)
+    path.write_text(after)
+    series = listed(first, DAY)
+    if former:
+        series = {"access_listed": [Point(each.at, 1, former_labels(each.labels)) for each in series["access_listed"]]}
+    return first, review(host, series=series)
+
+
+def former_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """As stored before rules were kept: each id depended on kind, place and name only."""
+    return {
+        "id": Access(labels["kind"], labels["place"], labels["name"]).id,
+        **{name: labels[name] for name in ("kind", "place", "name")},
+    }
+
+
+LS = "al ALL=(ALL) /bin/ls\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "added", "gone"),
+    [
+        (LS, LS + "al ALL=(ALL) ALL\n", "+al: all commands", ""),
+        (LS + "al ALL=(ALL) ALL\n", "al ALL=(ALL) ALL\n", "", "-al: some commands"),
+        (LS, "al ALL=(ALL) /bin/ls, /bin/sh\n", "+al: some commands", "-al: some commands"),
+        (LS, "al ALL=(ALL) NOPASSWD: /bin/ls\n", "+al: some commands without", "-al: some commands"),
+        ("al web1=(www) ALL\n", "al web1=(root) ALL\n", "+al: all commands", "-al: all commands"),
+        ("al web1=ALL\n", "al ALL=ALL\n", "+al: all commands", "-al: all commands"),
+        (
+            "Cmnd_Alias C = D\nCmnd_Alias D = /bin/ls\nal ALL=C\n",
+            "Cmnd_Alias C = D\nCmnd_Alias D = /bin/sh\nal ALL=C\n",
+            "+al: some commands",
+            "-al: some commands",
+        ),
+        (
+            "User_Alias A = B\nUser_Alias B = al\nA ALL=ALL\n",
+            "User_Alias A = B\nUser_Alias B = al, bo\nA ALL=ALL\n",
+            "+bo: all commands",
+            "",
+        ),
+    ],
+)
+def test_a_rule_of_sudo_that_is_new_or_changed_is_named_also_of_a_user_who_had_one(
+    host: Host, before: str, after: str, added: str, gone: str
+) -> None:
+    check = changed_sudo(host, before, after)[1].check(SINCE)
+    assert check.status is WARN
+    shown = str(check.observed).split("; ")
+    assert len(shown) == bool(added) + bool(gone), shown
+    assert all(any(each.startswith(begin) for each in shown) for begin in (added, gone) if begin), shown
+
+
+def test_the_same_rules_in_another_order_with_other_spaces_and_files_are_the_same(host: Host) -> None:
+    result = changed_sudo(host, LS + "al  ALL=(ALL)  ALL\n", "al ALL = (ALL) ALL # all\n" + LS)[1]
+    assert (result.check(SINCE).status, result.check(SINCE).observed) == (OK, "the same")
+
+
+@pytest.mark.parametrize(("after", "status"), [(LS, UNKNOWN), (LS + "bo ALL=ALL\n", WARN)])
+def test_a_review_of_which_only_names_were_kept_is_never_the_same(host: Host, after: str, status: CheckStatus) -> None:
+    check = changed_sudo(host, LS, after, former=True)[1].check(SINCE)
+    assert check.status is status
+    assert ("only names" if status is UNKNOWN else "+bo: all commands") in str(check.observed)
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_a_decision_to_keep_a_rule_of_sudo_does_not_cover_a_wider_one(host: Host, former: bool) -> None:
+    path = host.write("etc/sudoers.d/team", LS)
+    first = review(host)
+    path.write_text("al ALL=(ALL) ALL\n")
+    wider = review(host)
+    ids = {row["id"] for row in table(wider)} - {row["id"] for row in table(first)}
+    assert len(ids) == 1
+    series = listed(wider, 30 * DAY)
+    kept_before = decided(first, 29 * DAY)
+    if former:
+        kept_before["access_sign_off"]["access_decision"].append(
+            Point(NOW - 29 * DAY, 1, {"id": Access("sudo rule", "host local", "al").id})
+        )
+    result = review(host, kept_before, series=series)
+    check = result.check("sign-off: accesses that were not reviewed in time")
+    assert (check.status, "sudo rule al: all commands" in str(check.observed)) == (WARN, True), result.text()
+    assert "al: some" not in str(check.observed)
+    assert review(host, decided(wider, 29 * DAY), series=series).check(check.name).status is OK
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_rule_of_sudo_that_was_revoked_by_its_name_only_still_fails_until_it_is_decided_again(
+    host: Host, again: bool
+) -> None:
+    host.write("etc/sudoers.d/team", LS)
+    first = review(host)
+    decisions = decided(first, DAY) if again else {**ALL, "access_sign_off": {"access_decision": []}}
+    former = Point(NOW - 40 * DAY, 0, {"id": Access("sudo rule", "host local", "al").id})
+    decisions["access_sign_off"]["access_decision"].insert(0, former)
+    failed = [name for name, status in not_ok(review(host, decisions)).items() if status is FAIL]
+    assert len(failed) == (0 if again else 1)
+    assert all(name.startswith("host local: sudo rule al: some commands, rule ") for name in failed)
+
+
 def test_decisions_are_bound_to_the_table_and_a_partial_one_is_reported() -> None:
     rows = rows_of(Access("account", "host a", name) for name in ("al", "=cmd", "bo, b"))
     ids, digest = [row[0] for row in rows], digest_of(rows)
@@ -574,7 +808,7 @@ entries:
     on_failure: continue
     steps:
       - access_review: {{root: {root}}}
-      - gate: {{ask: Sign off, approve: {{role: operator}}, timeout: 1h}}
+      - gate: {{ask: Sign off, decisions: access-review.csv, approve: {{role: operator}}, timeout: 1h}}
     always: [access_sign_off]
 """
 
@@ -618,6 +852,11 @@ def test_a_person_signs_off_at_the_gate_and_the_next_review_finds_what_was_not_r
         assert requested.code == 0, requested.err + daemon.log_text()
         run = wait_at_gate(daemon, 1)
         rows = saved(daemon, run, "access-review.csv")
+        for remark in ((), ("--note", "looks fine")):
+            undecided = daemon.maintd("approve", "1", *remark)
+            assert undecided.code == 4, undecided.err
+            assert "maintd approve 1 --decisions access-review.csv" in undecided.err
+        assert "maintd approve 1 --decisions access-review.csv" in daemon.maintd("gates").out
         lines = rows.read_text().splitlines()
         filled = [lines[0], *(line + ("revoke" if ",toor," in line else "keep") for line in lines[1:])]
         file = tmp_path / "review.csv"
@@ -626,6 +865,10 @@ def test_a_person_signs_off_at_the_gate_and_the_next_review_finds_what_was_not_r
         assert refused.code != 0
         assert "is not the table of run 1" in refused.err
         file.write_text("\n".join(filled) + "\n")
+        os.mkfifo(tmp_path / "pipe")
+        for hostile, said in ((tmp_path / "pipe", "is not a regular file"), ("/dev/zero", "is not a regular file")):
+            refused = daemon.maintd("approve", "1", "--decisions", str(hostile))
+            assert (refused.code, said in refused.err) == (2, True), refused.err
 
         assert daemon.maintd("approve", "1", "--decisions", str(file)).code == 0
 

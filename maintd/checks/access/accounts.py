@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from maintd.errors import TargetError
 _NO_SHELL = ("nologin", "false", "sync", "shutdown", "halt", "git-shell")
 FIRST_PERSON = 1000  # UID_MIN of login.defs on Debian, Ubuntu and Fedora
 _OVERFLOW_UID = 65534  # of files whose owner is not known
+_NO_END_DAYS = 99_999  # PASS_MAX_DAYS of login.defs
+_MOST_ID = 2**32 - 1  # uid_t and gid_t of Linux
 _KINDS = {
     "y": "yescrypt",
     "gy": "gost-yescrypt",
@@ -26,14 +29,29 @@ WEAK = ("des", "md5", "sha1")
 
 
 @dataclass(frozen=True)
+class Password:
+    """An account's password. kind: `empty`, `locked`, the kind of its hash, or `unfamiliar`. expires: None if its line
+    is damaged."""
+
+    kind: str
+    expires: bool | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether one can log in with it."""
+        return self.kind not in ("locked", "unfamiliar")
+
+
+@dataclass(frozen=True)
 class Account:
-    """A line of passwd."""
+    """A line of passwd. password: the one in passwd itself; None where it is in shadow."""
 
     name: str
     uid: int
     gid: int
     home: str
     shell: str
+    password: Password | None = None
 
     @property
     def has_shell(self) -> bool:
@@ -47,27 +65,15 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Password:
-    """The entry of shadow for an account's password. kind: `empty`, `locked`, the kind of its hash, or `unfamiliar`."""
-
-    kind: str
-    expires: bool
-
-    @property
-    def usable(self) -> bool:
-        """Whether one can log in with it."""
-        return self.kind not in ("locked", "unfamiliar")
-
-
-@dataclass(frozen=True)
 class Accounts:
     """The accounts and groups of a host. passwords: the error of reading shadow instead. damaged: lines of passwd and
-    group that were not understood."""
+    group that were not understood. damaged_passwords: of shadow, the account of such a line, or its number."""
 
     accounts: tuple[Account, ...]
     groups: dict[str, tuple[str, ...]]
     passwords: dict[str, Password] | TargetError
     damaged: tuple[str, ...] = ()
+    damaged_passwords: tuple[str, ...] = ()
 
     def members(self, group: str) -> tuple[str, ...]:
         """The members of a group by its line, and those whose primary group it is."""
@@ -81,10 +87,13 @@ def read_accounts(root: Path) -> Accounts:
         fields = line.split(":")
         if not line.strip() or line.startswith(("#", "+", "-")):
             continue
-        if len(fields) != 7 or not (fields[2].isdecimal() and fields[3].isdecimal()) or not fields[0]:
+        uid, gid = (_number(fields[2]), _number(fields[3])) if len(fields) == 7 else (None, None)
+        if uid is None or gid is None or not fields[0]:
             damaged.append(f"passwd line {number}")
             continue
-        accounts.append(Account(fields[0], int(fields[2]), int(fields[3]), fields[5], fields[6].strip()))
+        in_shadow = fields[1] == "x" or fields[1].startswith("##")
+        password = None if in_shadow else Password(kind_of(fields[1]), expires=False)
+        accounts.append(Account(fields[0], uid, gid, fields[5], fields[6].strip(), password))
     if not accounts:
         raise TargetError(f"{root}/etc/passwd has no account", cause="empty")
     groups: dict[str, tuple[str, ...]] = {}
@@ -92,30 +101,50 @@ def read_accounts(root: Path) -> Accounts:
         fields = line.split(":")
         if not line.strip() or line.startswith(("#", "+", "-")):
             continue
-        if len(fields) != 4 or not fields[2].isdecimal():
+        group_id = _number(fields[2]) if len(fields) == 4 else None
+        if group_id is None:
             damaged.append(f"group line {number}")
             continue
-        primary = [each.name for each in accounts if each.gid == int(fields[2]) and each.name != fields[0]]
+        primary = [each.name for each in accounts if each.gid == group_id and each.name != fields[0]]
         groups[fields[0]] = tuple(sorted({*filter(None, (one.strip() for one in fields[3].split(","))), *primary}))
     passwords: dict[str, Password] | TargetError
+    damaged_passwords: list[str] = []
     try:
-        passwords = read_shadow(read_lines(root, "etc/shadow"))
+        passwords, damaged_passwords = read_shadow(read_lines(root, "etc/shadow"))
     except TargetError as error:
         passwords = error
-    return Accounts(tuple(accounts), groups, passwords, tuple(damaged))
+    return Accounts(tuple(accounts), groups, passwords, tuple(damaged), tuple(damaged_passwords))
 
 
-def read_shadow(lines: Sequence[str]) -> dict[str, Password]:
-    """The passwords by account. Nothing of a hash is kept."""
-    found = {}
-    for line in lines:
+def _number(text: str) -> int | None:
+    """A uid or gid; None: it is none."""
+    if not re.fullmatch(r"0*[0-9]{1,10}", text):
+        return None
+    number = int(text.lstrip("0") or "0")
+    return number if number <= _MOST_ID else None
+
+
+def read_shadow(lines: Sequence[str]) -> tuple[dict[str, Password], list[str]]:
+    """The passwords by account, and the accounts or numbers of lines that are damaged. Nothing of a hash is kept.
+
+    Of a line that is too short or too long, the kind is still read: it may be empty or weak.
+    """
+    found: dict[str, Password] = {}
+    damaged: list[str] = []
+    for number, line in enumerate(lines, 1):
         fields = line.split(":")
-        if len(fields) < 8 or not fields[0]:
+        if not line.strip() or line.startswith(("#", "+", "-")):
             continue
-        limit = fields[4].strip()
-        expires = limit.isdecimal() and int(limit) < 99_999
-        found[fields[0]] = Password(kind_of(fields[1]), expires)
-    return found
+        whole = 8 <= len(fields) <= 9
+        if not whole or not fields[0]:
+            damaged.append(fields[0] if fields[0] and len(fields) > 1 else f"shadow line {number}")
+        if not fields[0] or len(fields) == 1:
+            continue
+        limit = fields[4].strip() if whole else ""
+        expires = bool(re.fullmatch(r"[0-9]{1,5}", limit)) and int(limit) < _NO_END_DAYS
+        # the first line of an account counts, as for getspnam(3)
+        found.setdefault(fields[0], Password(kind_of(fields[1]), expires if whole else None))
+    return found, damaged
 
 
 def kind_of(field: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from maintd.checks.access.accounts import WEAK, Account, Accounts, read_accounts
+from maintd.checks.access.accounts import WEAK, Account, Accounts, Password, read_accounts
 from maintd.checks.access.kept_logins import KeptLogins
 from maintd.checks.access.keys import Key, Keys, read_keys
 from maintd.checks.access.sudoers import Sudoers, read_sudoers
@@ -92,6 +92,8 @@ def _report_accounts(ctx: Context, place: str, found: Accounts) -> None:
 
 
 def _report_passwords(ctx: Context, place: str, found: Accounts) -> None:
+    shadow: dict[str, Password] = {}
+    unseen: list[str] = []
     if isinstance(found.passwords, TargetError):
         error = found.passwords
         ctx.unknown(
@@ -101,19 +103,42 @@ def _report_passwords(ctx: Context, place: str, found: Accounts) -> None:
             hint="optional: a file that maintd may read is enough, with the hashes replaced by x",
             optional=True,
         )
-        return
-    known = {each.name: found.passwords[each.name] for each in found.accounts if each.name in found.passwords}
-    empty = [name for name, each in known.items() if each.kind == "empty"]
+    else:
+        shadow = found.passwords
+        unseen = [f"{printable(name)}: damaged line" for name in found.damaged_passwords]
+        unseen += [
+            f"{printable(each.name)}: no line"
+            for each in found.accounts
+            if each.has_shell and each.password is None and each.name not in {*shadow, *found.damaged_passwords}
+        ]
+    known = [
+        (each.name, password)
+        for each in found.accounts
+        if (password := each.password or shadow.get(each.name)) is not None
+    ]
+
+    def report_found(title: str, names: Sequence[str], change: str, rule: str, *, fail: bool = False) -> None:
+        name = f"{place}: {title}"
+        if names or not (unseen or isinstance(found.passwords, TargetError)):
+            _warn(ctx, name, names, change, rule, fail=fail)
+        elif unseen:
+            hint = "compare etc/passwd and etc/shadow with: pwck -r"
+            ctx.unknown(name, f"partial: shadow: {name_first(unseen)}", expected="none", hint=hint)
+
+    empty = [name for name, each in known if each.kind == "empty"]
     change = f"on the host: {command('passwd', '-l', empty[0])}" if empty else ""
-    _warn(ctx, f"{place}: empty passwords", empty, change, f"{_CIS}, 7.2.2", fail=True)
-    endless = [name for name, each in known.items() if each.usable and not each.expires]
+    report_found("empty passwords", empty, change, f"{_CIS}, 7.2.2", fail=True)
+    endless = [name for name, each in known if each.usable and each.expires is False]
     change = (
         f"on the host: {command('chage', '-M', '365', endless[0])}; or lock it, where keys are used" if endless else ""
     )
-    _warn(ctx, f"{place}: passwords that never expire", endless, change, f"{_CIS}, 5.4.1.1")
-    weak = [f"{name}: {each.kind}" for name, each in known.items() if each.kind in WEAK]
+    report_found("passwords that never expire", endless, change, f"{_CIS}, 5.4.1.1")
+    weak = [f"{name}: {each.kind}" for name, each in known if each.kind in WEAK]
     change = "set ENCRYPT_METHOD YESCRYPT in /etc/login.defs, then let them change it with passwd"
-    _warn(ctx, f"{place}: passwords with a weak hash", weak, change, f"{_CIS}, 5.4.1.4")
+    report_found("passwords with a weak hash", weak, change, f"{_CIS}, 5.4.1.4")
+    if unseen:
+        hint = "compare etc/passwd and etc/shadow with: pwck -r"
+        ctx.unknown(f"{place}: passwords", f"partial: shadow: {name_first(unseen)}", expected="a line each", hint=hint)
 
 
 def _report_keys(ctx: Context, place: str, keys: Keys) -> None:
@@ -177,9 +202,12 @@ def _report_sudoers(ctx: Context, place: str, found: Sudoers) -> list[Access]:
         ctx.passed(f"{place}: sudoers", f"{found.read} files read", expected="readable")
     free = sorted({f"{each.who}: {each.text}, {each.file}" for each in found.grants if each.no_password})
     hint = "remove NOPASSWD with: visudo -f FILE; for a program, list exact commands"
-    _warn(ctx, f"{place}: sudo without a password", free, hint, f"{_CIS}, 5.2.4")
-    rights = {each.who: each for each in sorted(found.grants, key=lambda each: (each.every, each.no_password))}
-    return [Access("sudo rule", place, who, each.text) for who, each in rights.items()]
+    name = f"{place}: sudo without a password"
+    if not free and (found.unread or found.damaged):
+        ctx.unknown(name, "partial: a part of sudoers was not read or not understood", expected="none")
+    else:
+        _warn(ctx, name, free, hint, f"{_CIS}, 5.2.4")
+    return [Access("sudo rule", place, each.who, f"{each.rule}, {each.file}", rule=each.rule) for each in found.grants]
 
 
 def _used(kept: KeptLogins | None, user: str) -> str:

@@ -48,13 +48,13 @@ class Keys:
 
 
 def read_keys(root: Path, accounts: Sequence[Account]) -> Keys:
-    """Read the keys of all accounts; a home that is not there has none."""
+    """Read the keys of all accounts; a home that is not there has none, one that is a link to nothing is not read."""
     found = Keys()
     for account in accounts:
         if not account.home.startswith("/") or account.home == "/nonexistent":
             continue
         for name in FILES:
-            path = f"{account.home.strip('/')}/{name}"
+            path = f"{account.home.strip('/')}/{name}".lstrip("/")
             try:
                 lines = read_lines(root, path)
             except TargetError as error:

@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 
 from maintd.checks.hints import printable
 from maintd.errors import UsageError
@@ -26,24 +26,41 @@ _DIGEST_LENGTH = 16
 
 @dataclass(frozen=True)
 class Access:
-    """One account, key, membership, role or token. `used`: when it was last used, `never seen`, or `unknown`."""
+    """One account, key, membership, role or token. `used`: when it was last used, `never seen`, or `unknown`.
+
+    `rule`: what it allows, where the same name can have several, each to be decided by itself: a rule of sudo.
+    """
 
     kind: str
     place: str
     name: str
     rights: str = ""
     used: str = "unknown"
+    rule: str = ""
 
     @property
     def id(self) -> str:
-        """Eight hex digits that depend on kind, place and name only."""
-        text = "\0".join((self.kind, self.place, self.name))
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        """Eight hex digits that depend on kind, place, name and rule only."""
+        return _id(self.kind, self.place, self.name, *([self.rule] if self.rule else []))
+
+    @property
+    def id_by_name(self) -> str:
+        """The id without the rule, under which sudo rules were listed and decided before rules were kept."""
+        return _id(self.kind, self.place, self.name)
+
+    @property
+    def title(self) -> str:
+        """The name, with the rule if it has one, printable."""
+        return printable(f"{self.name}: {self.rule}" if self.rule else self.name)
 
     @property
     def row(self) -> tuple[str, ...]:
         """The columns up to `last used`, safe to open in a spreadsheet."""
-        return (self.id, *(_cell(text) for text in astuple(self)))
+        return (self.id, *(_cell(text) for text in (self.kind, self.place, self.name, self.rights, self.used)))
+
+
+def _id(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def _cell(text: str) -> str:
