@@ -460,6 +460,14 @@ def test_an_acme_json_without_a_certificate_is_no_success(tmp_path: Path, data: 
     assert result.outcome == outcome, result.text()
 
 
+def test_a_chain_of_an_acme_json_that_was_copied_in_part_is_unknown(site: Site, tmp_path: Path) -> None:
+    issued = issue(site.intermediate, "a.example")
+    cut = Issued((*issued.chain[:-1], issued.chain[-1][:-12]), issued.key)
+    put(tmp_path, "acme.json", made.acme_json([cut.acme("a.example")]))
+
+    assert not_ok(read(tmp_path)) == {"certificates/acme.json le a.example: can be read": UNKNOWN}
+
+
 def test_an_acme_json_of_five_megabytes_and_one_of_version_1_are_read(site: Site, tmp_path: Path) -> None:
     issued = issue(site.intermediate, "a.example")
     many = [issued.acme("a.example") | {"padding": "x" * 5000} for _ in range(1000)]
@@ -504,6 +512,23 @@ def test_pem_files_are_read_with_chains_bundles_of_authorities_and_links(site: S
         "certificates/empty.cer: can be read": UNKNOWN,
     }, result.text()
     assert len(result.named("certificates/ca.crt")) == 4
+
+
+def test_a_file_of_pem_that_was_copied_in_part_is_unknown(site: Site, tmp_path: Path, good: Issued) -> None:
+    authority = site.ca_file.read_bytes()
+    put(tmp_path, "two.pem", authority + site.intermediate.cert_pem.bytes()[:-12])
+    put(tmp_path, "middle.pem", authority[:-30] + b"\n" + authority)
+    put(tmp_path, "dashes.pem", authority + b"-----BEGIN CERTIFICATE-----\nMIIB-\n-----END CERTIFICATE-----\n")
+    put(tmp_path, "key.pem", good.pem + good.key[:-20])
+    put(tmp_path, "only.pem", authority[:-12])
+    put(tmp_path, "whole.pem", good.pem + good.key + authority)
+
+    result = read(tmp_path)
+
+    names = ("two", "middle", "dashes", "key", "only")
+    assert not_ok(result) == {f"certificates/{name}.pem: can be read": UNKNOWN for name in names}, result.text()
+    observed = str(result.check("certificates/two.pem: can be read").observed)
+    assert "two.pem: 1 of 2 blocks of PEM are not complete" in observed
 
 
 def test_a_list_of_revocations_that_is_out_of_date_fails(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from support.servers.postgres import PostgresServer
 from support.servers.prometheus import CONFIG, WebServer, alertmanager, prometheus
 from support.servers.redis import RedisServer, redis
 
+from maintd.checks.config_review.baselines import Baselines
+from maintd.errors import TargetError
 from maintd.model.evidence import ChangeState, CheckStatus
 
 OK, WARN, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.WARN, CheckStatus.FAIL, CheckStatus.UNKNOWN
@@ -417,6 +420,33 @@ def test_without_a_folder_nothing_is_approved_and_a_folder_that_cannot_be_writte
     assert (check.status, "targets.folders.config_baselines" in check.hint) == (UNKNOWN, True)
     assert unwritable.check("redis main: as approved").status in (UNKNOWN, FAIL)
     assert unwritable.outcome in ("failed", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    [
+        (lambda path: os.mkfifo(path), "is not a regular file"),
+        (lambda path: path.write_bytes(b"\xff" * 64), "is not a key of 32 bytes"),
+        (lambda path: path.write_bytes(b"0" * 5000), "has more than"),
+    ],
+    ids=["pipe", "not-utf-8", "too-large"],
+)
+def test_a_key_that_is_none_is_refused_at_once(tmp_path: Path, damage: Callable[[Path], object], cause: str) -> None:
+    damage(tmp_path / "key")
+
+    with pytest.raises(TargetError, match=cause) as raised:
+        Baselines(tmp_path).key()
+
+    assert "delete it to have a new one made" in str(raised.value.hint)
+
+
+def test_an_approval_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "approved" / "redis-main"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "20260101T000000.000000Z-0123456789ab.json")
+
+    with pytest.raises(TargetError, match="is not a regular file"):
+        Baselines(tmp_path).approved("redis main")
 
 
 def test_nothing_to_review_is_not_configured() -> None:

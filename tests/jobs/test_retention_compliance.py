@@ -100,6 +100,28 @@ def test_no_history_is_missing_from_before_the_first_day(tmp_path: Path) -> None
     assert not_ok(of_folder(tmp_path, started)) == {"logs: history": FAIL}
 
 
+@pytest.mark.parametrize("days", [1, 400, 27_000])
+def test_a_first_day_or_a_hold_from_a_day_in_the_future_is_never_ok(tmp_path: Path, days: int) -> None:
+    write(tmp_path, dated(0), timedelta(0))
+    # Midnight may pass while the test runs.
+    day = f"{datetime.now(UTC) + days * DAY + timedelta(hours=1):%Y-%m-%d}"
+
+    started = of_folder(tmp_path, {"keep_at_least": "365d", "started": day})
+    held = of_folder(tmp_path, {"hold": "case 17", "hold_since": day})
+    both = of_folder(tmp_path, {"hold": "case 17", "hold_since": f"{NOW:%Y-%m-%d}", "started": day})
+
+    assert not_ok(started) == {"logs: started": UNKNOWN}, started.text()
+    assert f"started is {day}, which is in the future" in str(started.check("logs: started").observed)
+    assert not_ok(held) == {"logs: hold_since": UNKNOWN}, held.text()
+    assert not_ok(both) == {"logs: started": UNKNOWN}, both.text()
+    for result in (started, held):
+        assert not [check.name for check in result.checks if check.name in ("logs: history", "logs: legal hold")]
+    assert not_ok(of_folder(tmp_path, {"keep_at_least": "365d", "started": f"{NOW:%Y-%m-%d}"})) == {}
+    (tmp_path / dated(0)).unlink()
+    empty = not_ok(of_folder(tmp_path, {"keep_at_least": "365d", "started": day}))
+    assert empty == {"logs: started": UNKNOWN, "logs: history": UNKNOWN}
+
+
 def test_the_date_in_the_name_counts_and_a_conflict_with_the_modification_time_is_named(tmp_path: Path) -> None:
     write(tmp_path, dated(100), timedelta(0))  # copied: its modification time is that of the copy
     write(tmp_path, dated(5), 400 * DAY)  # its modification time was set back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.job_runs import JobResult, run_job
+from support.users import as_unprivileged_user, folder_for_all
 
 from maintd.checks.audit import file_modes, sshd, tracked_secrets
 from maintd.checks.audit.rule import Outcome
@@ -144,7 +146,6 @@ def repository(tmp_path: Path) -> Path:
     write(folder, "config.yaml", "token: ${TOKEN}\npassword: changeme-please-now-1\nurl: postgres://u:${PW}@db/x\n")
     write(folder, ".env.example", "ADMIN_TOKEN=\n")
     write(folder, "package-lock.json", f'{{"token": "{VALUE}"}}')
-    write(folder, "image.bin", f"\0token={VALUE}")
     git(folder, "init", "-q")
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "a")
@@ -193,6 +194,59 @@ def test_a_random_value_beside_the_name_of_a_secret_and_a_tracked_env_file(repos
         "git-entropy": {".env": "a random value in line 1"},
         "git-env": {".env": "tracked"},
     }
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_a_file_with_a_byte_order_mark_is_examined(repository: Path, encoding: str) -> None:
+    (repository / "prod.config").write_bytes(("first\nid = AKIA" + "QWERTYUIOPASDF12\n").encode(encoding))
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "b")
+
+    assert of_repository(repository) == {"git-secrets": {"prod.config": "AWS access key in line 2"}}
+
+
+def test_files_with_nul_bytes_are_counted_as_not_examined(repository: Path) -> None:
+    before = tracked_secrets.collect(repository, timedelta(seconds=60))
+    write(repository, "image.bin", f"\0token={VALUE}")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "b")
+
+    found = tracked_secrets.collect(repository, timedelta(seconds=60))
+
+    assert (found.examined, found.binary) == (before.examined, ("image.bin",))
+    text = "unknown: 1 with NUL bytes and without a byte order mark: image.bin"
+    expected = {"binary files": text}
+    assert of_repository(repository) == {"git-secrets": expected, "git-entropy": expected}
+
+
+@pytest.mark.parametrize("between", ["\n" + " " * 40, "\\n", "\\\n    ", " " * 500_000])
+def test_a_private_key_is_found_after_any_run_of_spaces(between: str) -> None:
+    text = "-----BEGIN " + f"PRIVATE KEY-----{between}MIIEowIBAAKCAQEAx3f4p"
+
+    assert list(tracked_secrets.by_pattern(text)) == [("private key", 1)]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "-----BEGIN " + "PRIVATE KEY-----",
+        "-----BEGIN ",
+        "github_pat_",
+        "xoxb-",
+        "hooks.slack.com/services/T",
+        "https://",
+        "https://user:",
+        "api_key = ",
+        "",
+    ],
+)
+@pytest.mark.parametrize("char", [" ", "\n", "A", "a", "0", "-", ".", ":", "\\"])
+def test_a_long_run_of_one_character_takes_no_long_time(start: str, char: str) -> None:
+    text = start + char * (tracked_secrets.MAX_BLOB - len(start)) + "!"
+    begun = time.process_time()
+
+    assert len([*tracked_secrets.by_pattern(text), *tracked_secrets.by_entropy(text)]) <= 1
+    assert time.process_time() - begun < 60, "by squares, half an hour"
 
 
 @pytest.mark.parametrize(
@@ -324,6 +378,54 @@ def test_files_of_sshd_that_cannot_be_followed_are_errors(host: Path) -> None:
         sshd.read(host)
     with pytest.raises(TargetError, match="has no /etc"):
         sshd.read(host / "none")
+
+
+@pytest.mark.parametrize("link", ["/usr/share/not-here", "../not-here", "sshd_config.d"])
+def test_a_folder_of_include_that_is_a_link_to_nothing_makes_every_rule_unknown(host: Path, link: str) -> None:
+    (host / "etc/ssh/sshd_config.d").rmdir()
+    assert of_sshd(host) == {}, "no folder, no drop-in"
+    (host / "etc/ssh/sshd_config.d").symlink_to(link)
+
+    with pytest.raises(TargetError, match=r"etc/ssh/sshd_config\.d: ") as raised:
+        sshd.read(host)
+
+    outcomes = sshd.outcomes("sshd local", raised.value)
+    assert all(outcome.blind and not outcome.examined for outcome in outcomes)
+
+
+def test_a_folder_of_include_that_cannot_be_listed_makes_every_rule_unknown() -> None:
+    with folder_for_all() as root:
+        write(root, "etc/ssh/sshd_config", SSHD)
+        write(root, "etc/ssh/sshd_config.d/50-cloud.conf", "PermitRootLogin yes\n")
+        (root / "etc/ssh/sshd_config.d").chmod(0)
+        with as_unprivileged_user(root), pytest.raises(TargetError, match=r"etc/ssh/sshd_config\.d: ") as raised:
+            sshd.read(root)
+
+    assert raised.value.cause == "denied"
+
+
+def test_a_folder_that_hides_sshd_config_is_not_a_host_without_sshd(host: Path) -> None:
+    (host / "etc/ssh").rename(host / "etc/elsewhere")
+    (host / "etc/ssh").symlink_to("/opt/not-here")
+
+    with pytest.raises(TargetError, match="etc/ssh: is a link to what does not exist here"):
+        sshd.read(host)
+
+
+def test_links_and_patterns_of_include_are_followed_within_the_root_as_by_sshd(host: Path) -> None:
+    (host / "etc/ssh/sshd_config.d").rmdir()
+    (host / "etc/ssh/sshd_config.d").symlink_to("/opt/ssh.d")
+    write(host, "opt/ssh.d/.hidden.conf", "MaxAuthTries 1\n")
+    write(host, "opt/ssh.d/50-a.conf", "MaxAuthTries 9\nInclude none.conf ../ssh/extra/*/[a-c].conf\n")
+    write(host, "etc/ssh/extra/x/b.conf", "X11Forwarding yes\n")
+
+    assert of_sshd(host) == {
+        "sshd-tries": {"all logins": "MaxAuthTries 9 in /etc/ssh/sshd_config.d/50-a.conf:1"},
+        "sshd-x11": {"all logins": "X11Forwarding yes in /etc/ssh/../ssh/extra/x/b.conf:1"},
+    }
+    write(host, "etc/ssh/sshd_config", "Include /\n")
+    with pytest.raises(TargetError, match="is not a regular file"):
+        sshd.read(host)
 
 
 def test_a_host_without_sshd_is_not_concerned(tmp_path: Path) -> None:

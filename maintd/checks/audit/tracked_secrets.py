@@ -5,6 +5,7 @@ Earlier commits are not examined: a secret that was in one has to be rotated as 
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
 import re
@@ -16,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from maintd.checks.audit.rule import Blind, Outcome, Rule, Violation
-from maintd.checks.hints import printable
+from maintd.checks.hints import name_first, printable
 from maintd.checks.secrets.values import is_default
 from maintd.clients.files import shown
 from maintd.clients.shell import child_environment
@@ -58,7 +59,7 @@ ENV = Rule(
 RULES = (PATTERN, ENTROPY, ENV)
 
 PATTERNS: Mapping[str, re.Pattern[str]] = {
-    "private key": re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s*\\?n?\s*[A-Za-z0-9+/]{20}"),
+    "private key": re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s*+\\?n?\s*+[A-Za-z0-9+/]{20}"),
     "AWS access key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     "GitHub token": re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,})\b"),
     "GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{20}\b"),
@@ -72,7 +73,17 @@ PATTERNS: Mapping[str, re.Pattern[str]] = {
         r"\b[a-z][a-z0-9+.-]{2,20}://[^\s:@/'\"$<{]{1,64}:[^\s:@/'\"$<{%]{8,128}@[A-Za-z0-9]"
     ),
 }
-"""Sources: the documentation of each issuer; as in gitleaks' and trivy's rules."""
+"""Sources: the documentation of each issuer; as in gitleaks' and trivy's rules.
+
+The time of each is linear in the length of the text: a run without a bound is possessive or has nothing after it.
+"""
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before that of UTF-16, with which it begins
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 _ASSIGNMENT = re.compile(
     r"(?i)\b[a-z0-9_.-]{0,40}(?:secret|token|passwd|password|api[_-]?key|access[_-]?key|private[_-]?key)[a-z0-9_.-]{0,20}"
@@ -84,19 +95,23 @@ _HEX = re.compile(r"^[0-9a-f]{40}$|^[0-9a-f]{64}$|^sha\d+-")
 
 @dataclass(frozen=True)
 class Tracked:
-    """What was found: the kind of secret and its line, by path. unread: files that were not examined."""
+    """What was found: the kind of secret and its line, by path.
+
+    unread, binary: files that were not examined, for their size and for their NUL bytes.
+    """
 
     patterns: tuple[tuple[str, str, int], ...]
     guesses: tuple[tuple[str, str, int], ...]
     env: tuple[str, ...]
     examined: int
     unread: tuple[str, ...]
+    binary: tuple[str, ...] = ()
 
 
 def collect(repository: Path, timeout: timedelta) -> Tracked:
     """Examine the files of HEAD. Raises TargetError."""
     entries = _entries(repository, timeout)
-    patterns, guesses, unread = [], [], []
+    patterns, guesses, unread, binary = [], [], [], []
     small: list[tuple[str, str]] = []
     total = 0
     for path, blob, size in entries:
@@ -109,25 +124,37 @@ def collect(repository: Path, timeout: timedelta) -> Tracked:
     for start in range(0, len(small), _CHUNK_FILES):
         part = small[start : start + _CHUNK_FILES]
         for (path, _), content in zip(part, _contents(repository, [blob for _, blob in part], timeout), strict=True):
-            if b"\0" in content[:8000]:
-                continue  # binary, as git decides it
-            text = content.decode(errors="replace")
+            text = _text(content)
+            if text is None:
+                binary.append(path)
+                continue
             patterns += [(path, kind, line) for kind, line in by_pattern(text)]
             if not _is_lock(path):
                 guesses += [(path, name, line) for name, line in by_entropy(text)]
     env = tuple(path for path, _, _ in entries if _is_env(path))
-    return Tracked(tuple(patterns), tuple(guesses), env, len(small), tuple(unread))
+    examined = len(small) - len(binary)
+    return Tracked(tuple(patterns), tuple(guesses), env, examined, tuple(unread), tuple(binary))
+
+
+def _text(content: bytes) -> str | None:
+    """The text, by its byte order mark or else UTF-8; None for what is binary, as git decides it."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if content.startswith(mark):
+            return content.decode(encoding, errors="replace")
+    return None if b"\0" in content[:8000] else content.decode(errors="replace")
 
 
 def by_pattern(text: str) -> Iterator[tuple[str, int]]:
     """Kind and line of each secret with a known form."""
     for kind, pattern in PATTERNS.items():
+        line, at = 1, 0
         for match in pattern.finditer(text):
             value = match[0]
+            line, at = line + text.count("\n", at, match.start()), match.start()
             if kind == "password in a URL" and is_default(value.rpartition("@")[0].rpartition(":")[2]):
                 continue
             if "example" not in value.lower():
-                yield kind, text.count("\n", 0, match.start()) + 1
+                yield kind, line
 
 
 def by_entropy(text: str) -> Iterator[tuple[str, int]]:
@@ -236,6 +263,10 @@ def _git(repository: Path, arguments: list[str], given: bytes, timeout: timedelt
 def outcomes(place: str, found: Tracked) -> list[Outcome]:
     """What was seen of each rule, one subject for each file."""
     blind = tuple(Blind(shown(path), "too_large: not examined", optional=True) for path in found.unread[:20])
+    if found.binary:
+        names = name_first([shown(path) for path in found.binary])
+        text = f"{len(found.binary)} with NUL bytes and without a byte order mark: {names}"
+        blind += (Blind("binary files", text, optional=True),)
     return [
         Outcome(PATTERN, place, found.examined, tuple(_by_file(found.patterns)), blind),
         Outcome(ENTROPY, place, found.examined, tuple(_by_file(found.guesses)), blind),

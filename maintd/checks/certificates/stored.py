@@ -33,6 +33,7 @@ _MOST_BYTES = 16 << 20  # of a file; an acme.json with 1,000 certificates has 10
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 _CRL = re.compile(rb"-----BEGIN X509 CRL-----[^-]+-----END X509 CRL-----")
 _KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
+_BORDER = re.compile(rb"-----(BEGIN|END) ([^-\r\n]{1,80})-----")
 _FILES = re.compile(r"\.(pem|crt|cer|cert)$|^acme[^/]*\.json$", re.IGNORECASE)
 _UNREAD = datetime.min.replace(tzinfo=UTC)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -149,9 +150,12 @@ def _is_acme(name: str, data: bytes) -> bool:
 
 def _pem(data: bytes, name: str) -> Iterator[Stored]:
     """A file has one chain, or a bundle of authorities, each of which counts by itself."""
+    incomplete = _incomplete(data, name)
+    if incomplete is not None:
+        yield Stored("", problem=incomplete)
     blocks = [match[0] for match in _PEM.finditer(data)]
     if not blocks:
-        if not _CRL.search(data) and not _KEY.search(data):
+        if incomplete is None and not _CRL.search(data) and not _KEY.search(data):
             yield Stored("", problem=TargetError(f"{name}: has no certificate in PEM", cause="unfamiliar"))
         return
     chain, problems = _parsed(blocks, name)
@@ -161,6 +165,21 @@ def _pem(data: bytes, name: str) -> Iterator[Stored]:
             yield Stored(certificate.label, (certificate,))
     elif chain:
         yield Stored(chain[0].label, tuple(chain))
+
+
+def _incomplete(data: bytes, name: str) -> TargetError | None:
+    """What is wrong if a block has begun that has no end, such as in a file that was copied in part."""
+    begun = data.count(b"-----BEGIN")
+    complete = sum(1 for _ in _PEM.finditer(data)) + sum(1 for _ in _CRL.finditer(data))
+    opened = b""
+    for border in _BORDER.finditer(data):
+        which, label = border.groups()
+        complete += which == b"END" and label == opened and label not in (b"CERTIFICATE", b"X509 CRL")
+        opened = label if which == b"BEGIN" else b""
+    if begun <= complete:
+        return None
+    text = f"{name}: {begun - complete} of {begun} blocks of PEM are not complete"
+    return TargetError(text, "copy the file again as a whole", cause="unfamiliar")
 
 
 def _parsed(blocks: list[bytes], name: str) -> tuple[list[Certificate], list[Stored]]:
@@ -255,9 +274,13 @@ def _of_item(at: str, number: int, item: Any, name: str) -> Stored:
         error = TargetError(f"{name}: {label}: has no certificate", cause="unfamiliar")
         return Stored(label, problem=error, domains=domains)
     try:
-        blocks = [match[0] for match in _PEM.finditer(base64.b64decode(encoded, validate=True))]
+        pem = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
-        blocks = []
+        pem = b""
+    incomplete = _incomplete(pem, f"{name}: {label}")
+    if incomplete is not None:
+        return Stored(label, problem=incomplete, domains=domains)
+    blocks = [match[0] for match in _PEM.finditer(pem)]
     chain, problems = _parsed(blocks, f"{name}: {label}")
     if problems or not chain:
         found = problems[0].problem if problems else None

@@ -23,12 +23,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from maintd.checks.config_review.snapshot import Snapshot
 from maintd.clients.bounded import parse_json
-from maintd.clients.files import shown
+from maintd.clients.files import read_regular, shown
 from maintd.errors import TargetError
 
 MAX_OBSERVED = 200
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
 _MAX_BYTES = 16 << 20
+_MAX_KEY_BYTES = 4096
 
 
 class Acceptance(BaseModel):
@@ -77,13 +78,13 @@ class Baselines:
                     file.write(secrets.token_hex(32))
                     file.flush()
                     os.fsync(file.fileno())
-            text = path.read_text()
+        hint = "delete it to have a new one made; then every secret seems to have changed"
+        data = read_regular(path, _MAX_KEY_BYTES, f"let maintd's user read it, or {hint}")
         try:
-            key = bytes.fromhex(text)
+            key = bytes.fromhex(data.decode("ascii"))
         except ValueError:
             key = b""
         if len(key) != 32:
-            hint = "delete it to have a new one made; then every secret seems to have changed"
             raise TargetError(f"{shown(path)}: is not a key of 32 bytes", hint, cause="malformed")
         return key
 
@@ -166,16 +167,12 @@ def _write(path: Path, record: Record) -> None:
 
 def _read(path: Path) -> Record:
     hint = "accept the configuration again, or restore the file"
-    with _errors(path):
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise TargetError(f"{shown(path)}: is too large", hint, cause="too_large")
-        try:
-            record = Record.model_validate(parse_json(data, shown(path)))
-        except ValidationError as error:
-            text = f"{shown(path)}: {error.error_count()} fields are not as expected"
-            raise TargetError(text, hint, cause="malformed") from error
+    data = read_regular(path, _MAX_BYTES, hint)
+    try:
+        record = Record.model_validate(parse_json(data, shown(path)))
+    except ValidationError as error:
+        text = f"{shown(path)}: {error.error_count()} fields are not as expected"
+        raise TargetError(text, hint, cause="malformed") from error
     if Snapshot(record.subject, record.values).digest != record.digest:
         raise TargetError(f"{shown(path)}: was changed after it was written", hint, cause="malformed")
     return record

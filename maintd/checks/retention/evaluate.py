@@ -89,6 +89,10 @@ def criteria(
         hint = "check the clock of what wrote it, and of this machine"
         text = f"its newest data is from {future[0]:%Y-%m-%d %H:%M} UTC, which is in the future"
         yield Criterion(f"{name}: clock", unknown=text, equals="nothing in the future", hint=hint)
+    for param, day in _later(policy, now):
+        text = f"{param} is {day:%Y-%m-%d}, which is in the future: from when on data must be there is not known"
+        hint = f"correct {param} of {name}, or check the clock of this machine"
+        yield Criterion(f"{name}: {param}", unknown=text, equals=f"{now:%Y-%m-%d} or earlier", hint=hint)
     conflicts = [item for item in seen.items if item.conflicts]
     if any(item.modified_at is not None for item in seen.items):
         named = [f"{item.name}: modified {item.modified_at:%Y-%m-%d}" for item in conflicts]
@@ -103,6 +107,13 @@ def criteria(
         yield from _of_configuration(name, policy, seen)
     if seen.examined:
         yield from _of_data(name, policy, seen, held_before, now)
+
+
+def _later(policy: DataClass, now: datetime) -> list[tuple[str, date]]:
+    """The days of the policy that have not come yet, UTC."""
+    days = (("started", policy.started), ("hold_since", policy.hold_since))
+    today = now.astimezone(UTC).date()
+    return [(param, day) for param, day in days if day is not None and day > today]
 
 
 def _slack(seen: Observed) -> timedelta:
@@ -160,7 +171,8 @@ def _of_data(
         else:
             yield Criterion(missing, observed, equals=wanted, hint=hint, rule=rule)
     if policy.hold:
-        yield Criterion(f"{name}: legal hold", "held", equals="held", hint=policy.hold, rule=_HELD)
+        if not _later(policy, now):
+            yield Criterion(f"{name}: legal hold", "held", equals="held", hint=policy.hold, rule=_HELD)
     elif policy.keep_at_most is not None:
         hint = policy.deleted_by or DELETES[policy.kind]
         age = max(now - oldest, timedelta(0))
@@ -173,14 +185,15 @@ def _of_data(
 
 
 def _required(policy: DataClass, held_before: float | None, now: datetime) -> tuple[datetime | None, str]:
-    """From when on data must be there, and why; None: no history is required."""
+    """From when on data must be there, and why; None: no history is required, or it is not known from when on."""
+    later = dict(_later(policy, now))
     if policy.hold:
-        marks = [_start_of(policy.hold_since)] if policy.hold_since else []
+        marks = [_start_of(policy.hold_since)] if policy.hold_since and "hold_since" not in later else []
         marks += [datetime.fromtimestamp(held_before, UTC)] if held_before is not None else []
         if marks:
             return min(marks), f"hold: {policy.hold}"
         return None, ""
-    if policy.keep_at_least is None:
+    if policy.keep_at_least is None or "started" in later:
         return None, ""
     since = now - policy.keep_at_least
     if policy.started is not None:
