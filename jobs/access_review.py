@@ -65,6 +65,10 @@ def run(ctx: Context, params: Params) -> None:
     found: list[Access] = []
     complete: list[str] = []
     roots = roots_of(ctx, params)
+    targets: dict[str, Any] = dict(ctx.chosen("postgres", params.postgres))
+    if not (roots or targets or params.grafana or params.basic_auth or kept.logins or ctx.tokens):
+        hint = "mount the host's root, and set targets.host"
+        raise TargetError("there is no host, Postgres, login or token to review", hint, cause="not_configured")
     with ctx.phase("review logins"), isolate_errors(ctx, "logins: kept by the daily reviews"):
         report.report_logins(ctx, kept, params.period)
     if not roots:
@@ -76,7 +80,6 @@ def run(ctx: Context, params: Params) -> None:
             logins = kept if name == reviewed_host(ctx, params, roots) else None
             found += host.report(ctx, name, root, logins, params.groups, params.unused)
             complete.append(f"host {name}")
-    targets: dict[str, Any] = dict(ctx.chosen("postgres", params.postgres))
     for name, target in targets.items():
         with ctx.phase(f"read roles of {name}"), isolate_errors(ctx, f"postgres {name}: roles"):
             roles = postgres_roles.collect(target, name)
@@ -91,9 +94,7 @@ def run(ctx: Context, params: Params) -> None:
     with isolate_errors(ctx, "maintd: tokens"):
         found += report.report_tokens(ctx, params.unused)
     if not found and not kept.logins:
-        raise TargetError(
-            "no host, no Postgres and no login is configured", hint="set targets.host", cause="not_configured"
-        )
+        raise TargetError("no source of accesses could be read", "see the checks of this run")
     with ctx.phase("compare with earlier reviews"):
         new = sign_off.report_earlier(ctx, found, complete, params.sign_off_within)
         section = sign_off.show_table(ctx, found, new)

@@ -427,12 +427,15 @@ def test_users_with_a_space_and_with_unicode_are_shown_and_control_characters_ar
 
 def test_without_a_host_or_logins_nothing_is_green() -> None:
     result = review(None, {}, targets={"host": {}})
-    assert result.error is not None
-    assert "host" in str(result.error)
-    assert {check.status for check in result.checks if "tokens" not in check.name} <= {UNKNOWN, OK}
-    assert result.check("host: accounts").status is UNKNOWN
+    assert getattr(result.error, "cause", "") == "not_configured", result.text()
+    assert not result.checks
+
+
+def test_a_host_of_which_nothing_can_be_read_is_no_host_that_is_not_configured(tmp_path: Path) -> None:
+    result = review(None, {}, targets={"host": {"local": {"root": str(tmp_path)}}})
+
+    assert getattr(result.error, "cause", "") == "failed", result.text()
     assert result.check(KEPT).status is UNKNOWN
-    assert result.check("logins: new users, sources and keys of the month").status is UNKNOWN
 
 
 def test_a_damaged_passwd_is_unknown_and_a_missing_one_too(host: Host) -> None:
