@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.clock import now_within_a_day
 from support.scheduling import FileScheduling, longest_files_first
 from support.servers import docker, maintd, postgres, prometheus, redis
 from support.servers.base import free_port as _free_port
@@ -106,6 +107,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in getattr(report, "user_properties", ()):
             if name == "without" and report.when == "call":
                 terminalreporter.write_line(f"{report.nodeid} passed without {value}")
+
+
+@pytest.fixture
+def own_now(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set NOW of the test's module to the time of the test, in whole seconds, with a minute left of the day.
+
+    For modules with `NOW = now_within_a_day()`: at import it is the time of the session's begin.
+    """
+    monkeypatch.setattr(request.module, "NOW", now_within_a_day().replace(microsecond=0))
 
 
 @pytest.fixture(scope="session")

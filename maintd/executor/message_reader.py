@@ -68,6 +68,7 @@ class MessageReader:
         self.unobserved: list[str] = []  # required checks that are unknown
         self.unobserved_count = 0
         self.handed: dict[str, Any] = {}  # by name
+        self.saved: set[str] = set()  # names of artifacts
         self._limits = EvidenceLimits()
         self._changes_left_out = False
         self._intended: dict[int, Change] = {}  # by number; what became of them was not reported yet
@@ -138,6 +139,7 @@ class MessageReader:
                     self._broken(f'the artifact "{item.name}" is not a file in the folder of this attempt')
                     return
                 item = kept
+                self.saved.add(item.name)
         self.has_effects = self.has_effects or isinstance(item, Check | Change | Artifact)
         if isinstance(item, Change) and item.number in self._intended and item.state is not ChangeState.INTENDED:
             if len(line) <= MAX_ITEM_BYTES:  # else it remains uncertain

@@ -55,6 +55,9 @@ class RunSupervisor:
         self._window_ends_at = rollback_point(context.run, context.now())
         self._ends_at, self._end_name = self._end()
         self._handed = {value.name: value.value for value in context.run.handed}
+        self._saved = {
+            artifact.name for step in context.run.steps for attempt in step.attempts for artifact in attempt.artifacts
+        }
         self._when_not_met: set[int] = set()
         self._stopped: Stopped | None = None
         self._outcomes: dict[int, StepOutcome] = {}
@@ -178,6 +181,8 @@ class RunSupervisor:
             self._context.updates.add(StepFinished(step=index, state=StepState.SUCCEEDED, at=now, reason=reason))
             self._outcomes[index] = StepOutcome(name, StepState.SUCCEEDED)
             return None
+        if self._ends_without_table(index, gate):
+            return None
         if self._run.policy.hold_locks and not self._hold_locks(index):
             return None
         now = self._context.now()
@@ -185,6 +190,24 @@ class RunSupervisor:
         if self._window_ends_at is not None:
             until = min(until, self._window_ends_at)
         return RunWaiting(step=index, at=now, until=until, reason=gate_text(gate))
+
+    def _ends_without_table(self, index: int, gate: Gate) -> bool:
+        """End a gate at which nothing can be decided: no earlier step has saved the table that it is about.
+
+        It is skipped where every step before it was, and fails otherwise. What a step saved in the run that this one
+        resumes is not known here, so the gate then waits.
+        """
+        before = self._run.steps[:index]
+        if not gate.decisions or gate.decisions in self._saved or any(map(self._run.took_over, before)):
+            return False
+        name = self._run.plan[index].name
+        outcomes = [self._outcomes[place] for place, _ in main_steps(self._run.plan) if place < index]
+        is_skipped = all(outcome.not_configured for outcome in outcomes)
+        state = StepState.SKIPPED if is_skipped else StepState.FAILED
+        reason = f"no step before it has saved {gate.decisions}, so that there is nothing to decide"
+        self._context.updates.add(StepFinished(step=index, state=state, at=self._context.now(), reason=reason))
+        self._outcomes[index] = StepOutcome(name, state, reason, is_skipped)
+        return True
 
     def _hold_locks(self, index: int) -> bool:
         """Acquire the locks of all steps before the run waits at a gate. False: the gate has failed, or the run is to
@@ -197,11 +220,11 @@ class RunSupervisor:
         return runner.holds_locks
 
     def _is_decided_against(self, index: int) -> bool:
-        """Whether the gate with this index was rejected, timed out or not reached."""
+        """Whether the gate with this index was rejected, skipped, timed out or not reached."""
         if self._run.plan[index].gate is None:
             return False
         outcome = self._outcomes.get(index)
-        return outcome is None or outcome.state in BAD
+        return outcome is None or outcome.state in BAD or outcome.state is StepState.SKIPPED
 
     def _finished(self, outcome: RunOutcome) -> RunFinished:
         return RunFinished(
@@ -346,6 +369,7 @@ class RunSupervisor:
             return False
         self._outcomes[index] = outcome
         self._handed.update(runner.handed_over)
+        self._saved |= runner.saved
         if runner.stopped is not None and not cleanup:
             self._stopped = runner.stopped
             return False
@@ -375,17 +399,26 @@ class RunSupervisor:
 
     def _skip_step(self, index: int, step: StepPlan) -> None:
         bad = next((outcome for outcome in self._outcomes.values() if outcome.state in BAD), None)
+        skipped_gate = next(
+            (each for place, each in self._outcomes.items() if self._run.plan[place].gate and each.not_configured), None
+        )
         if self._stopped is not None:
             how = "stopped after" if self._stopped.kind is StopKind.TIMED_OUT else "cancelled by"
             reason = f"the run was {how} {self._stopped.reason}"
+        elif bad is not None:
+            reason = f'"{bad.name}" before it {bad.state.replace("_", " ")}'
+        elif skipped_gate is not None:
+            reason = f'"{skipped_gate.name}" before it was skipped'
         else:
-            reason = f'"{bad.name}" before it {bad.state.replace("_", " ")}' if bad is not None else "not reached"
-        self._skip(index, step, reason)
+            reason = "not reached"
+        self._skip(index, step, reason, not_configured=skipped_gate is not None)
 
-    def _skip(self, index: int, step: StepPlan, reason: str, *, when_not_met: bool = False) -> None:
+    def _skip(
+        self, index: int, step: StepPlan, reason: str, *, when_not_met: bool = False, not_configured: bool = False
+    ) -> None:
         finished = StepFinished(step=index, state=StepState.SKIPPED, at=self._context.now(), reason=reason)
         self._context.updates.add(finished, soon=False)
-        self._outcomes[index] = StepOutcome(step.name, StepState.SKIPPED, reason)
+        self._outcomes[index] = StepOutcome(step.name, StepState.SKIPPED, reason, not_configured)
         if when_not_met:
             self._when_not_met.add(index)
 

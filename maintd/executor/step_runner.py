@@ -60,6 +60,8 @@ def missing_target(job: JobDescription, targets: Targets) -> str:
 class StepRunner:
     """Runs one step. Afterwards `started` is whether an attempt was made, and `stopped` what stopped the step.
 
+    `handed_over` are its values for later steps, by name, and `saved` the names of its artifacts.
+
     Of a step that is a gate, only `hold_locks` is called.
     """
 
@@ -91,6 +93,7 @@ class StepRunner:
         self._handed = handed
         self._outcomes = outcomes
         self.handed_over: dict[str, Any] = {}
+        self.saved: set[str] = set()
         self._may_requeue = may_requeue
         self._not_configured = False
         self._lapsed = False
@@ -334,6 +337,7 @@ class StepRunner:
             self._not_configured = True
         attempt.record_start()
         self.handed_over.update(attempt.reports.handed)
+        self.saved |= attempt.reports.saved
         self._updates.add(
             AttemptFinished(
                 step=self._index,

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clock import now_within_a_day
 from support.http_services import http_service, json_reply
 from support.job_runs import JobResult, run_job
 from support.servers.base import wait_for
@@ -36,7 +37,9 @@ from maintd.model.evidence import CheckStatus
 from maintd.model.run import DecisionKind, GateDecision
 
 OK, WARN, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.WARN, CheckStatus.FAIL, CheckStatus.UNKNOWN
-NOW = datetime.now(UTC)
+pytestmark = pytest.mark.usefixtures("own_now")
+
+NOW = now_within_a_day()
 DAY = timedelta(days=1)
 ROLES = Path(__file__).parents[2] / "deploy/roles.sql"
 HASH = "$6$salt$0123456789abcdefHASHHASH"

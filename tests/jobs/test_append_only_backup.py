@@ -325,11 +325,13 @@ def test_all_of_twenty_flipped_bits_are_found_with_and_without_the_sums_of_the_s
 
     for _ in range(20):
         at = draw.randrange(len(sound))
-        path.write_bytes(made.flipped(sound, at, draw.randrange(8)))
+        flipped = made.flipped(sound, at, draw.randrange(8))
+        path.write_bytes(flipped)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         by_sum = site.verify(level="checksum").outcome
         inside = read_archive(path)  # the CRC of gzip and of the base, the form of the commands
-        if by_sum != "failed" or not (inside.damage or inside.unread):
+        is_found = inside.damage or inside.unread or made.same_when_expanded(flipped, sound)
+        if by_sum != "failed" or not is_found:
             missed.append((at, by_sum, inside.damage))
 
     assert missed == []

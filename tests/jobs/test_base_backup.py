@@ -239,12 +239,14 @@ def test_all_of_twenty_flipped_bits_in_a_base_backup_are_found_with_and_without_
 
     for _ in range(20):
         at = draw.randrange(len(sound))
-        site.file.write_bytes(made.flipped(sound, at, draw.randrange(8)))
+        flipped = made.flipped(sound, at, draw.randrange(8))
+        site.file.write_bytes(flipped)
         os.utime(site.file, ns=(times.st_atime_ns, times.st_mtime_ns))
         by_sum = site.verify(level="checksum").outcome
         # By the layers of the format: gzip's CRC, and the manifest in the tar.
         inside = read_archive(site.file)
-        if by_sum != "failed" or not (inside.damage or inside.unread):
+        is_found = inside.damage or inside.unread or made.same_when_expanded(flipped, sound)
+        if by_sum != "failed" or not is_found:
             missed.append((at, by_sum, inside.damage))
 
     assert missed == []

@@ -29,17 +29,13 @@ from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import PostgresTarget
 
+pytestmark = pytest.mark.usefixtures("own_now")
+
 NOW = now_within_a_day()
 HEADINGS = ["Storage", "Memory", "Network", "Forecasts", "Recommendations", "Method"]
 # What a template that nobody filled, or a value that nobody checked, would leave behind.
 PLACEHOLDER = re.compile(r"\[(from|calculated|if needed|opportunities|count)|\bNone\b|\bnan\b|\binf\b|\{\{|TODO")
 NOWHERE = {"dsn": "postgresql://postgres@127.0.0.1:1/x"}
-
-
-@pytest.fixture(autouse=True)
-def _now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of each test: a module can take longer than is left of a day."""
-    monkeypatch.setitem(globals(), "NOW", now_within_a_day())
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,9 @@ from support.users import as_unprivileged_user, folder_for_all
 
 from maintd.model.evidence import CheckStatus
 
+pytestmark = pytest.mark.usefixtures("own_now")
+
 NOW = now_within_a_day()
-
-
-@pytest.fixture(autouse=True)
-def _now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of each test: a module can take longer than is left of a day."""
-    monkeypatch.setitem(globals(), "NOW", now_within_a_day())
 
 
 def log(root: Path, name: str, *, days: float = 0, size: int = 10) -> Path:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.clock import now_within_a_day
 from support.http_services import Reply, http_service, json_reply, port_that_hangs
 from support.job_runs import JobResult, run_job
 from support.servers.journal import JournalMessage, journal
@@ -21,7 +22,9 @@ from maintd.checks.logs.loki_retention import parse_period
 from maintd.errors import TargetError
 from maintd.model.evidence import ChangeState, CheckStatus
 
-NOW = datetime.now(UTC)
+pytestmark = pytest.mark.usefixtures("own_now")
+
+NOW = now_within_a_day()
 ID = "0123456789abcdef0123456789abcdef"
 
 

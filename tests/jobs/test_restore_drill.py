@@ -44,6 +44,8 @@ pytestmark = pytest.mark.server
 OK, FAIL, WARN, UNKNOWN = CheckStatus.OK, CheckStatus.FAIL, CheckStatus.WARN, CheckStatus.UNKNOWN
 SMALL = {"min_free": "1MB"}
 ROWS = 3000
+TODAY = f"{datetime.now(UTC):%Y%m%d}"
+"""In the names of backups that no manifest dates: what is older than a day is an old recovery point."""
 
 
 @dataclass
@@ -964,15 +966,15 @@ def others(site: Site, make: Callable[[Path], None]) -> Iterator[dict[str, Any]]
 
 def test_a_plain_dump_is_restored_and_compared_to_nothing(site: Site) -> None:
     def make(folder: Path) -> None:
-        for format_, name in (("c", "trading-20261129.dump"), ("p", "plain-20261129.sql")):
+        for format_, name in (("c", f"trading-{TODAY}.dump"), ("p", f"plain-{TODAY}.sql")):
             argv = [BIN / "pg_dump", f"-F{format_}", "-d", site.origin.db.url, "-f", folder / name]
             subprocess.run(argv, check=True)
-        subprocess.run(["gzip", folder / "plain-20261129.sql"], check=True)
+        subprocess.run(["gzip", folder / f"plain-{TODAY}.sql"], check=True)
 
     with others(site, make) as targets:
         result = site.drill(targets, folder="others")
 
-    for name in ("trading-20261129.dump", "plain-20261129.sql.gz"):
+    for name in (f"trading-{TODAY}.dump", f"plain-{TODAY}.sql.gz"):
         assert result.check(f"{name}: restored").status is OK, result.text()
         assert result.check(f"{name}: damaged relations").status is OK
         check = result.check(f"{name}: compared with the original")
@@ -985,16 +987,16 @@ def test_a_plain_dump_is_restored_and_compared_to_nothing(site: Site) -> None:
 def test_a_cluster_dump_and_files_of_redis_are_restored_and_compared_to_nothing(site: Site) -> None:
     def make(folder: Path) -> None:
         cluster = subprocess.run([BIN / "pg_dumpall", "-d", site.origin.server.url("postgres")], capture_output=True)
-        (folder / "all-20261129.sql").write_bytes(cluster.stdout)
-        shutil.copy(site.set / "redis-main.rdb", folder / "cache-20261129.rdb")
+        (folder / f"all-{TODAY}.sql").write_bytes(cluster.stdout)
+        shutil.copy(site.set / "redis-main.rdb", folder / f"cache-{TODAY}.rdb")
         shutil.copytree(site.origin.cache.folder / "appendonlydir", folder / "appendonlydir")
 
     with others(site, make) as targets:
         result = site.drill(targets, folder="others", amcheck=False)
 
-    assert result.check("all-20261129.sql: restored").status is OK, result.text()
-    assert result.measure("restore_rows", part=f"all-20261129.sql: {site.origin.name}") == ROWS + 500
-    assert result.check("cache-20261129.rdb: keys loaded").status is OK
+    assert result.check(f"all-{TODAY}.sql: restored").status is OK, result.text()
+    assert result.measure("restore_rows", part=f"all-{TODAY}.sql: {site.origin.name}") == ROWS + 500
+    assert result.check(f"cache-{TODAY}.rdb: keys loaded").status is OK
     assert result.check("appendonlydir: keys loaded").status is OK
     assert result.outcome == "unknown"
 
@@ -1012,7 +1014,7 @@ def gpg_encrypted(folder: Path, passphrase: Path, sources: dict[str, Path]) -> N
 def test_what_gpg_encrypted_is_restored_with_its_passphrase_and_unknown_without(site: Site) -> None:
     passphrase = made.write(site.sets.parent / "passphrase", b"correct horse")
     wrong = made.write(site.sets.parent / "wrong", b"other horse")
-    names = {"cache-20261129.rdb.gpg": "redis-main.rdb", "files-20261129.tar.gz.gpg": "files-config.tar.gz"}
+    names = {f"cache-{TODAY}.rdb.gpg": "redis-main.rdb", f"files-{TODAY}.tar.gz.gpg": "files-config.tar.gz"}
 
     def make(folder: Path) -> None:
         gpg_encrypted(folder, passphrase, {name: site.set / source for name, source in names.items()})
@@ -1022,27 +1024,27 @@ def test_what_gpg_encrypted_is_restored_with_its_passphrase_and_unknown_without(
         closed = site.drill(targets, folder="others")
         wrongly = site.drill(targets, folder="others", gpg_passphrase=str(wrong))
 
-    assert opened.check("cache-20261129.rdb.gpg: keys loaded").status is OK, opened.text()
-    assert opened.check("files-20261129.tar.gz.gpg: decrypted").status is OK
+    assert opened.check(f"cache-{TODAY}.rdb.gpg: keys loaded").status is OK, opened.text()
+    assert opened.check(f"files-{TODAY}.tar.gz.gpg: decrypted").status is OK
     for name in names:
         check = closed.check(f"{name}: decrypted")
         assert (check.status, check.optional) == (UNKNOWN, False), closed.text()
         assert "gpg_passphrase" in check.hint
     assert closed.outcome == "unknown"
-    assert wrongly.check("files-20261129.tar.gz.gpg: decrypted").status is FAIL, wrongly.text()
-    assert wrongly.check("cache-20261129.rdb.gpg: restored").status is not OK
+    assert wrongly.check(f"files-{TODAY}.tar.gz.gpg: decrypted").status is FAIL, wrongly.text()
+    assert wrongly.check(f"cache-{TODAY}.rdb.gpg: restored").status is not OK
 
 
 def test_what_is_no_dump_of_postgres_is_named(site: Site) -> None:
     def make(folder: Path) -> None:
-        made.write(folder / "mysql-20261129.sql", b"-- MySQL dump 10.13\nSELECT 1;\n-- Dump completed\n")
-        made.write(folder / "app-20261129.sqlite", made.noise(1000))
+        made.write(folder / f"mysql-{TODAY}.sql", b"-- MySQL dump 10.13\nSELECT 1;\n-- Dump completed\n")
+        made.write(folder / f"app-{TODAY}.sqlite", made.noise(1000))
 
     with others(site, make) as targets:
         result = site.drill(targets, folder="others")
 
-    assert "not SQL of pg_dump" in str(result.check("mysql-20261129.sql: restored").observed), result.text()
-    assert "sqlite is not restored in a drill" in str(result.check("app-20261129.sqlite: restored").observed)
+    assert "not SQL of pg_dump" in str(result.check(f"mysql-{TODAY}.sql: restored").observed), result.text()
+    assert "sqlite is not restored in a drill" in str(result.check(f"app-{TODAY}.sqlite: restored").observed)
     assert result.outcome == "unknown"
 
 

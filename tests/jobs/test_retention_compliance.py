@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from redis import Redis
+from support.clock import now_within_a_day
 from support.databases import Database, database
 from support.http_services import Reply, http_service
 from support.job_runs import JobResult, run_job
@@ -29,7 +30,9 @@ from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 
 OK, WARN, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.WARN, CheckStatus.FAIL, CheckStatus.UNKNOWN
-NOW = datetime.now(UTC)
+pytestmark = pytest.mark.usefixtures("own_now")
+
+NOW = now_within_a_day()
 DAY = timedelta(days=1)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import docker as sdk
 import pytest
+from support.clock import now_within_a_day
 from support.compose_project import Project, make_images
 from support.http_services import http_service, json_reply
 from support.job_runs import JobResult, run_job
@@ -29,7 +30,9 @@ from maintd.model.evidence import CheckStatus
 from maintd.redaction import mask_output
 
 SECRET = "S3cr3t-value-that-is-shown-nowhere"
-TODAY = datetime.now(UTC).date()
+pytestmark = pytest.mark.usefixtures("own_now")
+
+NOW = now_within_a_day()
 
 HARDENED: dict[str, Any] = {
     "user": "65534:65534",
@@ -446,7 +449,7 @@ def test_what_the_last_audit_did_not_see_is_new_and_more_severe(project: Project
 
 
 def waiver(rule: str, subject: str, days: int = 1) -> dict[str, Any]:
-    until = TODAY + timedelta(days=days)
+    until = NOW.date() + timedelta(days=days)
     return {"rule": rule, "subject": subject, "why": "needed", "by": "ada", "until": until.isoformat()}
 
 

@@ -7,12 +7,13 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from support.clock import now_within_a_day
 from support.http_services import Reply, http_service, served
 from support.job_runs import JobResult, run_job
 from support.sample_logs import request, wrapped
@@ -20,7 +21,9 @@ from support.sample_logs import request, wrapped
 from maintd.checks.logs import loki
 from maintd.model.evidence import CheckStatus
 
-NOW = datetime.now(UTC)
+pytestmark = pytest.mark.usefixtures("own_now")
+
+NOW = now_within_a_day()
 STREAM = {"job": "docker", "compose_service": "risk-manager"}
 Entry = tuple[int, dict[str, str], str]  # nanoseconds, stream, line
 

@@ -10,7 +10,7 @@ from support.nodes import Node
 from support.servers.base import wait_for
 
 from maintd.model.entry import Gate, OnFailure, Policy, StepPlan, When
-from maintd.model.run import DecisionKind, GateDecision, Run, RunState, StepState, Trigger
+from maintd.model.run import DecisionKind, GateDecision, Run, RunState, SkipReason, StepState, Trigger
 from maintd.model.status import LockHolder
 from maintd.store.gates import end_wait
 
@@ -39,6 +39,19 @@ def decide(node: Node, run_id: int, state: StepState = StepState.SUCCEEDED, kind
     done = node.store.write(lambda conn: end_wait(conn, run_id, decision, state, f"{kind} by ada"))
     node.executor.wake()
     return done
+
+
+def decide_at(node: Node, run_id: int, step: int) -> bool:
+    """Approve the gate with this index."""
+    decision = GateDecision(step=step, kind=DecisionKind.APPROVED, by="ada", at=node.store.now())
+    done = node.store.write(lambda conn: end_wait(conn, run_id, decision, StepState.SUCCEEDED, "approved by ada"))
+    node.executor.wake()
+    return done
+
+
+def at_step(run: Run, name: str) -> Run | None:
+    """The run, if it waits at the gate with this name."""
+    return run if states(run)[name] == "waiting" else None
 
 
 def states(run: Run) -> dict[str, str]:
@@ -81,6 +94,47 @@ def test_a_run_waits_at_a_gate_without_a_slot_and_goes_on_after_it(here: Node, s
     run = here.ended(run_id)
     assert (run.state, run.reason, script.written) == (RunState.SUCCEEDED, "", ["before", "after"])
     assert [(decision.kind, decision.step, decision.by) for decision in run.decisions] == [("approved", 1, "ada")]
+
+
+NOT_CONFIGURED = 'from maintd.job import TargetError; raise TargetError("nothing to look at", cause="not_configured")'
+DECIDES = {"decisions": "table.csv"}
+
+
+def test_a_gate_about_a_table_waits_also_in_a_later_claim_if_a_step_has_saved_it(here: Node, script: Script) -> None:
+    saves = here.step(here.job('ctx.save("table.csv", "a,b\\n", "text/csv")'), {}, name="saves")
+    run_id = here.queue(saves, gate(), gate("decides", **DECIDES), script.step("after"))
+    waiting(here, run_id)
+    assert decide_at(here, run_id, 1)  # a second claim, which has not run the step itself
+
+    at_gate = wait_for(lambda: at_step(here.run(run_id), "decides"), "the run waits at the second gate")
+    assert states(at_gate) == {"saves": "succeeded", "gate": "succeeded", "decides": "waiting", "after": "pending"}
+
+
+def test_a_gate_about_a_table_that_no_step_could_make_is_skipped_with_what_follows(here: Node, script: Script) -> None:
+    looks = here.step(here.job(NOT_CONFIGURED), {}, name="looks")
+    always = here.step(here.job(NOT_CONFIGURED), {}, name="last", always=True)
+    run = here.ended(here.queue(looks, gate(**DECIDES), script.step("after"), always))
+
+    assert states(run) == {"looks": "skipped", "gate": "skipped", "after": "skipped", "last": "skipped"}
+    assert (run.state, run.skip_reason) == (RunState.SKIPPED, SkipReason.NOT_CONFIGURED)
+    assert "table.csv" in run.steps[1].reason
+    assert script.written == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_gate_about_a_table_that_a_step_did_not_save_fails_at_once(here: Node, script: Script, fails: bool) -> None:
+    looks = script.step("looks", fails=fails, on_failure=OnFailure.CONTINUE)
+    run = here.ended(here.queue(looks, gate(**DECIDES), script.step("after"), script.step("last", always=True)))
+
+    assert states(run) == {
+        "looks": "failed" if fails else "succeeded",
+        "gate": "failed",
+        "after": "skipped",
+        "last": "succeeded",
+    }
+    assert run.state is RunState.FAILED
+    assert "no step before it has saved table.csv" in run.reason
+    assert script.written == ["looks", "last"]
 
 
 def test_a_rejected_gate_fails_the_run_with_undo_in_reverse_order_and_its_always_steps(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clock import now_within_a_day
 from support.job_runs import JobResult, run_job
 from support.sample_logs import request, wrapped
 
@@ -22,7 +23,9 @@ from maintd.checks.read_tally import ReadTally
 from maintd.model.evidence import CheckStatus
 from tests.support.effort import grows_in_proportion
 
-NOW = datetime.now(UTC).replace(microsecond=0)
+pytestmark = pytest.mark.usefixtures("own_now")
+
+NOW = now_within_a_day()
 AT = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 THEM = "203.0.113.7"
 

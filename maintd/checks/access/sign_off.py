@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 from maintd.checks.access.table import MOST, Access, digest_of, from_note, rows_of, to_csv
 from maintd.checks.hints import name_first, printable
-from maintd.errors import UsageError
+from maintd.errors import TargetError, UsageError
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
-from maintd.model.run import DecisionKind
+from maintd.model.run import DecisionKind, StepState
 from maintd.reports.document import Cell, Section, Table, columns
 from maintd.reports.formatting import instant
 
@@ -161,6 +161,9 @@ def record(ctx: Context, gate: str) -> None:
     name = "sign-off: decided"
     found = handed_rows(ctx)
     if found is None:
+        if ctx.outcome_of(gate) == StepState.SKIPPED:
+            hint = "see why in the step access_review of this run"
+            raise TargetError("the review of this run had nothing to review", hint, cause="not_configured")
         ctx.unknown(name, "not_found: the review of this run has handed over no table", expected="every row")
         return
     digest, rows = found
