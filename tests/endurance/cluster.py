@@ -226,14 +226,17 @@ class Cluster:
             conn.execute("SELECT pg_reload_conf()")
 
     def check_integrity(self, node: Node) -> None:
-        """Check a copy of the SQLite store of a daemon that has just ended: what its successor will find."""
+        """Check a copy of the SQLite store of a daemon that has just ended: what its successor will find.
+
+        Another process makes the copy: to close a file drops all locks of this process on it (fcntl(2)), also those of
+        a connection that is open, which would not notice that the log was deleted, and read what was before for ever.
+        """
         store = node.state_dir / "maintd.db"
         if self.postgres is not None or not store.exists():
             return
         with tempfile.TemporaryDirectory(prefix="maintd-integrity-") as name:
-            for suffix in ("", "-wal"):
-                with suppress(FileNotFoundError):
-                    shutil.copy(f"{store}{suffix}", f"{name}/maintd.db{suffix}")
+            files = [path for path in (store, Path(f"{store}-wal")) if path.exists()]
+            subprocess.run(["cp", *files, name], check=True)
             with closing(sqlite3.connect(f"{name}/maintd.db")) as conn:
                 found = [row[0] for row in conn.execute("PRAGMA integrity_check")]
                 found += [f"foreign key: {row}" for row in conn.execute("PRAGMA foreign_key_check")]
