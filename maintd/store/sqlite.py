@@ -62,6 +62,9 @@ class SqliteDatabase:
         self._check_file()
         self._readers = self._engine(writes=False)
         self._idle_readers: deque[Connection] = deque()
+        # Without the right to share the file, a connection may read it as one without writers; the next one is to
+        # find out again whether that is so.
+        self._idle_most = IDLE_READERS if access != "read" or self._can_share() else 0
         self._group_commit: GroupCommit | None = None
         if access != "read":
             self._write_engine = self._engine(writes=True)
@@ -78,7 +81,7 @@ class SqliteDatabase:
                 raise
         except (DBAPIError, sqlite3.Error) as error:
             raise self.store_error(error) from error
-        if len(self._idle_readers) < IDLE_READERS:
+        if len(self._idle_readers) < self._idle_most:
             self._idle_readers.append(conn)
         else:
             conn.close()
@@ -220,4 +223,8 @@ class SqliteDatabase:
     def _is_immutable(self) -> bool:
         """Whether no process has the file open and this one cannot create the files that sharing needs."""
         wal = self.path.with_name(f"{self.path.name}-wal")
-        return not wal.exists() and not os.access(self.path.parent, os.W_OK)
+        return not wal.exists() and not self._can_share()
+
+    def _can_share(self) -> bool:
+        """Whether this user can create the files beside it by which processes share it."""
+        return os.access(self.path.parent, os.W_OK)

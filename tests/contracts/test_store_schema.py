@@ -267,6 +267,38 @@ def test_a_store_can_be_read_without_write_permission(public_folder: Path) -> No
     assert output == "vacuum\n"
 
 
+def test_a_reader_that_began_without_a_daemon_reads_what_one_writes_afterwards(public_folder: Path) -> None:
+    file, turn = public_folder / "maintd.db", public_folder / "turn"
+    open_file(file).close()
+    os.mkfifo(turn)
+    turn.chmod(0o666)
+    file.chmod(0o644)
+    public_folder.chmod(0o755)
+
+    def write_when_it_has_read() -> None:
+        turn.read_text()
+        store = open_file(file)
+        queue(store, "vacuum")
+        with turn.open("w"):
+            pass
+        turn.read_text()
+        store.close()
+
+    writer = threading.Thread(target=write_when_it_has_read, daemon=True)
+    writer.start()
+    output = output_without_write_access(
+        "from maintd.store import *; from maintd.clock import SystemClock\n"
+        f"store = read_store('sqlite:///{file}', clock=SystemClock())\n"
+        "print(len(store.history.runs(limit=9)))\n"
+        f"open('{turn}', 'w').close(); open('{turn}').read()\n"
+        "print(len(store.history.runs(limit=9)))\n"
+        f"open('{turn}', 'w').close()"
+    )
+    writer.join(30)
+
+    assert output == "0\n1\n"
+
+
 def test_a_reader_reads_what_the_daemon_writes_and_cannot_write(file: Path) -> None:
     store = open_file(file)
     reader = read_store(f"sqlite:///{file}", clock=CLOCK)
