@@ -18,11 +18,12 @@ from pydantic import Field
 from maintd.checks.application import images, limits, runtimes, sections
 from maintd.checks.application.limits import Used
 from maintd.checks.application.runtimes import Runtimes
+from maintd.checks.docker.images import images_in_use
 from maintd.checks.hints import name_first
 from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.jobs.health import app_review as requirements
 from maintd.clients import docker, prometheus
-from maintd.clients.docker import Container
+from maintd.clients.docker import Container, Docker
 from maintd.clients.prometheus import Prometheus
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, duration_text, job
 from maintd.job.causes import Role
@@ -66,10 +67,17 @@ def run(ctx: Context, params: Params) -> None:
     memory: dict[str, Used] = {}
     cpu: dict[str, Used] = {}
     running: dict[str, list[Container]] = {}
-    for name in ctx.chosen("docker", params.docker):
+    engines = ctx.chosen("docker", params.docker)
+    for name in engines:
         with ctx.phase(f"read images on {name}"), isolate_errors(ctx, f"docker {name}: images"):
-            running[name], section = review_images(ctx, params, name)
-            found.append(section)
+            target = ctx.target("docker", name)
+            with docker.connect(target, name=name) as engine:
+                containers = engine.containers(target.project)
+                if not containers:
+                    hint = "correct `project` of the target"
+                    raise TargetError(f"{name}: there is no container", hint, cause="empty")
+                running[name] = [item for item in containers if item.state == "running"]
+                found.append(review_images(ctx, params, engine, containers))
     seen: Runtimes | None = None
     server: Prometheus | None = None
     window = f"{duration_text(params.window)} until {ctx.now():%Y-%m-%d %H:%M} UTC"
@@ -86,24 +94,24 @@ def run(ctx: Context, params: Params) -> None:
             found.append(review_limits(ctx, params, name, containers, memory, cpu, window))
     with isolate_errors(ctx, "runtimes: evaluated", role=Role.SOURCE):
         if seen is not None or server is None:
-            review_runtimes(ctx, params, seen, [item for each in running.values() for item in each])
+            unread = [name for name in engines if name not in running]
+            review_runtimes(ctx, params, seen, [item for each in running.values() for item in each], unread)
     with ctx.phase("write the report"):
         publish_review(ctx, kind="application", title="Application review", sections=found, keep=params.keep)
 
 
-def review_images(ctx: Context, params: Params, name: str) -> tuple[list[Container], Section]:
-    """Report the images of an engine; return its running containers."""
-    target = ctx.target("docker", name)
-    with docker.connect(target, name=name) as engine:
-        containers = engine.containers(target.project)
-        if not containers:
-            raise TargetError(f"{name}: there is no container", "correct `project` of the target", cause="empty")
-        sizes = images.collect(engine, containers)
+def review_images(ctx: Context, params: Params, engine: Docker, containers: Sequence[Container]) -> Section:
+    """Report the images of an engine; one that cannot be inspected hides no other."""
+    name = engine.name
+    sizes = []
+    for used in images_in_use(containers):
+        with isolate_errors(ctx, f"{used.service}: size of the image", role=Role.SOURCE):
+            sizes.append(images.inspect(engine, used))
     earlier = {item.service: ctx.series("image_size_bytes", engine=name, service=item.service) for item in sizes}
     for item in sizes:
         images.report(ctx, name, item, params.large_image)
     ctx.save(f"{name}-images.json", json.dumps([asdict(item) for item in sizes], indent=1), "application/json")
-    return [item for item in containers if item.state == "running"], sections.images_section(name, sizes, earlier)
+    return sections.images_section(name, sizes, earlier)
 
 
 def used(
@@ -166,8 +174,10 @@ def review_limits(
     return sections.limits_section(name, rows, window)
 
 
-def review_runtimes(ctx: Context, params: Params, seen: Runtimes | None, containers: Sequence[Container]) -> None:
-    """Report what runtimes export; and what exports none."""
+def review_runtimes(
+    ctx: Context, params: Params, seen: Runtimes | None, containers: Sequence[Container], unread: Sequence[str]
+) -> None:
+    """Report what runtimes export; and what exports none. unread: engines whose containers are not known."""
     by_service = {item.service: item.memory_limit for item in containers}
     covered = set[str]()
     none = []
@@ -181,12 +191,19 @@ def review_runtimes(ctx: Context, params: Params, seen: Runtimes | None, contain
             criteria = runtimes.criteria(seen, key, by_service.get(host, 0), params.coverage)
             ctx.report(criteria, f"{key[0]} {key[1]}")
     none += sorted(by_service.keys() - covered)
+    name = "runtimes: exported by all services"
+    rule = "what exports no metrics of its runtime is not known to be in order"
+    if not none and (unread or not covered):
+        known = f"the services of {name_first(unread)} are not known" if unread else "no service is known"
+        cause = f"{'partial' if unread else 'empty'}: {known}"
+        ctx.unknown(name, cause, expected="by all", rule=rule)
+        return
     ctx.check(
-        "runtimes: exported by all services",
+        name,
         "by all" if not none else f"not by {name_first(none)}",
         equals="by all",
         severity=CheckStatus.WARN,
         hint="export the default metrics (prom-client, prometheus_client, Micrometer, client_golang), and scrape them; "
         "a server such as Postgres has none: acknowledge it",
-        rule="what exports no metrics of its runtime is not known to be in order",
+        rule=rule,
     )

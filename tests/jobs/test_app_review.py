@@ -223,3 +223,30 @@ def test_an_engine_that_is_down_hides_no_runtime(reviewed: tuple[Project, WebSer
 
     assert result.check("docker main: images").status is CheckStatus.FAIL
     assert result.check("app node-bad:1: Node event loop lag").status is CheckStatus.FAIL
+
+
+def test_without_containers_and_metrics_it_is_not_known_what_exports_its_runtime() -> None:
+    result = run_job("app_review", {"window": "1d"}, {"docker": {"main": {"url": "tcp://127.0.0.1:1"}}})
+
+    check = result.check("runtimes: exported by all services")
+    assert (check.status, "main" in str(check.observed)) == (CheckStatus.UNKNOWN, True), result.text()
+
+
+def test_an_image_that_was_removed_below_a_container_hides_no_other(engine: Any) -> None:
+    client = engine.client()
+    project = Project(engine, client, "gone", "none")
+    project.start("running", mem_limit=150 * MIB)
+    try:
+        project.start("stopped", image=engine.busybox("maintd/removed:1"))
+        project.get("stopped").kill()
+        client.images.remove("maintd/removed:1", force=True)
+
+        result = run_job("app_review", {"window": "1d"}, project.targets())
+    finally:
+        project.remove()
+        client.close()
+
+    gone = result.check("stopped: size of the image")
+    assert (gone.status, "was removed" in str(gone.observed)) == (CheckStatus.UNKNOWN, True), result.text()
+    assert result.check("running: size of the image").status is CheckStatus.OK
+    assert result.check("running: CPU limit of what it used").observed == "no limit"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from support.databases import Database, database
 from support.job_runs import JobResult, run_job
-from support.servers.postgres import PostgresServer
+from support.servers.postgres import BIN, PostgresServer
 
 from maintd.job import Point
 from maintd.model.evidence import CheckStatus
@@ -263,11 +266,41 @@ def test_foreign_keys_duplicate_and_covered_indexes_are_named_with_size_and_chan
     assert (double.observed, 'DROP INDEX CONCURRENTLY "public"."same";' in double.hint) == (1, True)
     within = result.check("main: indexes covered by another")
     assert within.observed == 2  # `one` and `same`, by `wider`; `other_order` sorts otherwise
-    assert "public.wider begins alike" in within.hint
+    assert '"public"."wider" begins alike: DROP INDEX CONCURRENTLY' in within.hint
     db.run("DROP INDEX one, same", 'CREATE INDEX ON "Child" (b)')
     clean = review(db, large_from="0B")
     for name in ("foreign keys without an index", "duplicate indexes", "indexes covered by another"):
         assert clean.check(f"main: {name}").status is CheckStatus.OK, clean.text()
+
+
+HOSTILE = ("apo'; DROP TABLE kept; --", 'quo"; DROP TABLE kept; --', "new\nDROP TABLE kept; --", "/* ' $$ ")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hint_does_only_what_it_shows_when_it_is_pasted_in_any_width(db: Database, name: str) -> None:
+    quoted, one, spare = (sql.Identifier(name + suffix).as_string() for suffix in ("", " one", " spare"))
+    db.run(
+        "CREATE TABLE kept (a int PRIMARY KEY)",
+        "CREATE TABLE parent (a int PRIMARY KEY)",
+        f"CREATE TABLE {quoted} (a int REFERENCES parent, b int)",
+        f"CREATE INDEX {one} ON {quoted} (b)",
+        f"CREATE INDEX {spare} ON {quoted} (b)",
+        f"INSERT INTO {quoted} (b) SELECT g FROM generate_series(1, 2000) g",
+    )
+
+    result = review(db, large_from="0B")
+
+    hints = [check.hint for check in result.checks if check.hint and "ALTER SYSTEM" not in check.hint]
+    assert sum("DROP INDEX" in hint or "CREATE INDEX" in hint or "cannot be shown" in hint for hint in hints) >= 2
+    for width in range(40, 120):
+        pasted = "\n".join("\n".join(textwrap.wrap(hint, width)) + "\n;" for hint in hints)
+        subprocess.run([BIN / "psql", "-X", "-q", "-d", db.url], input=pasted, text=True, capture_output=True)
+    assert tables(db) == {"fast", "kept", "parent", name}
+
+
+def tables(db: Database) -> set[str]:
+    with psycopg.connect(db.url) as conn:
+        return {row[0] for row in conn.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
 
 
 def test_indexes_are_unused_only_after_thirty_days_and_unless_they_support_a_foreign_key(db: Database) -> None:
@@ -302,10 +335,31 @@ def test_stale_statistics_are_reported_and_analyzed_only_where_asked_and_allowed
         check = result.check("main: tables with stale statistics")
         assert (check.status, check.observed) == (CheckStatus.WARN, 1), result.text()
         assert 'ANALYZE "public"."changed";' in check.hint
-    assert "GRANT postgres TO" in refused.check("main: tables with stale statistics").hint
+    assert 'GRANT "postgres" TO' in refused.check("main: tables with stale statistics").hint
     assert (reported.changes, refused.changes) == ([], [])
     assert done.check("main: tables with stale statistics").status is CheckStatus.OK, done.text()
     assert [change.action for change in done.changes] == ["analyze"]
+
+
+def test_a_locked_partition_hides_nothing(db: Database) -> None:
+    db.run(
+        "CREATE TABLE parent (id int PRIMARY KEY)",
+        "CREATE TABLE parts (at int, parent int REFERENCES parent) PARTITION BY RANGE (at)",
+        "CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (at)",
+        "CREATE TABLE lowest PARTITION OF low FOR VALUES FROM (0) TO (5)",
+        "CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20)",
+        "INSERT INTO parts SELECT g % 20, NULL FROM generate_series(100, 5099) g WHERE g % 20 < 5 OR g % 20 >= 10",
+        "ANALYZE parts",
+    )
+    free = review(db, large_from="0B", memory={"main": "512MiB"})
+    with psycopg.connect(db.url) as conn:
+        conn.execute("LOCK TABLE lowest, high IN ACCESS EXCLUSIVE MODE")
+        locked = review(db, large_from="0B", memory={"main": "512MiB"})
+
+    assert locked.outcome == free.outcome, locked.text()
+    for name in ("foreign keys without an index", "tables with stale statistics", "shared_buffers of the memory limit"):
+        assert locked.check(f"main: {name}").observed == free.check(f"main: {name}").observed, locked.text()
+    assert '("parent")' in free.check("main: foreign keys without an index").hint.replace("(parent)", '("parent")')
 
 
 def test_settings_are_compared_with_the_memory_and_name_their_rule(db: Database) -> None:

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 from support.clock import now_within_a_day
 from support.databases import Database, database
-from support.http_services import Reply, http_service
+from support.http_services import Reply, http_service, json_reply
 from support.job_runs import JobResult, run_job
 from support.servers.base import free_port
 from support.servers.postgres import PostgresServer
@@ -401,6 +401,21 @@ def test_the_history_of_maintd_is_that_of_earlier_runs() -> None:
     assert not_ok(of(20)) == {"runs: history": FAIL}
     assert not_ok(of(100)) == {"runs: oldest": WARN}
     assert not_ok(run_job("retention_compliance", params)) == {"runs: can be read": UNKNOWN}
+
+
+@pytest.mark.parametrize("lowest", ["1e10", "NaN", "+Inf", "-5", f"{NOW.timestamp() * 1000:.0f}", "7"])
+def test_an_oldest_sample_from_the_future_or_that_is_no_time_is_unknown(lowest: str) -> None:
+    replies = {
+        "/api/v1/status/runtimeinfo": json_reply({"status": "success", "data": {"storageRetention": "400d"}}),
+        "/metrics": Reply(f"prometheus_tsdb_lowest_timestamp_seconds {lowest}\n".encode(), 200),
+    }
+    with http_service(replies) as url:
+        params = {"classes": {"series": {"prometheus": "main", "keep_at_least": "1d", "keep_at_most": "400d"}}}
+        result = run_job("retention_compliance", params, {"prometheus": {"main": {"url": url}}})
+
+    name = "clock" if lowest == "1e10" else "seen as a whole"
+    assert not_ok(result).get(f"series: {name}") == UNKNOWN, result.text()
+    assert "series: oldest" not in [check.name for check in result.checks]
 
 
 def test_targets_that_are_down_are_unknown() -> None:

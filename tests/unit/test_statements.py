@@ -27,6 +27,13 @@ NOW = datetime(2026, 12, 12, 1, 0, tzinfo=UTC)
         ("ALTER ROLE a PASSWORD $$cut off", "ALTER ROLE a PASSWORD ?"),
         ("ALTER ROLE a PASSWORD 'a\\' geheim' x", "ALTER ROLE a PASSWORD ? …"),  # where backslashes escape
         ("SELECT 1 /* key=geheim */ + 2 -- geheim", "SELECT ? + ?"),
+        ("SELECT 1 /* a /* b */ geheim */ + 2 /* /* geheim */", "SELECT ? + ?"),  # comments contain comments
+        ("SET app.token = geheim", "SET app.token = ?"),
+        ('SET "app"."token" TO "ge heim"', 'SET "app"."token" TO ?'),
+        ('ALTER ROLE a SET app.k="geheim"', "ALTER ROLE a SET app.k= ?"),
+        ("alter database d set local_k to geheim, geheim", "alter database d set local_k to ?"),
+        ("UPDATE t SET a = b WHERE c", "UPDATE t SET a = b WHERE c"),
+        ("ALTER TABLE t SET (fillfactor = 70)", "ALTER TABLE t SET (fillfactor = ?)"),
         ('SELECT "Mixed 1".a1, $1 FROM t2 WHERE x = 5.5e3', 'SELECT "Mixed 1".a1, $1 FROM t2 WHERE x = ?'),
         ("SELECT  a\n FROM t", "SELECT a FROM t"),
         ("", ""),

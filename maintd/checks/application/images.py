@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from maintd.checks.docker.images import images_in_use
-from maintd.clients.docker import Container, Docker, translated
+from docker.errors import NotFound
+
+from maintd.checks.docker.images import ImageInUse
+from maintd.clients.docker import Docker, translated
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
@@ -30,17 +31,20 @@ class ImageSize:
     layers: int
 
 
-def collect(engine: Docker, containers: Iterable[Container]) -> list[ImageSize]:
-    """The images in use, one for each service and image. Raises TargetError."""
-    found = []
-    for used in images_in_use(containers):
+def inspect(engine: Docker, used: ImageInUse) -> ImageSize:
+    """The image of a service. Raises TargetError, `not_found` for one that was removed while a container has it."""
+    try:
         with translated(engine.name):
             raw = engine.api.inspect_image(used.image_id)  # type: ignore[no-untyped-call]
-        size, layers = raw.get("Size"), (raw.get("RootFS") or {}).get("Layers")
-        if not isinstance(size, int) or not isinstance(layers, list):
-            raise TargetError(f"{engine.name}: {used.name}: no size or layers in the answer", cause="malformed")
-        found.append(ImageSize(used.service, used.name, size, len(layers)))
-    return found
+    except TargetError as error:
+        if isinstance(error.__cause__, NotFound):
+            text = f"{engine.name}: the image {used.name} was removed, while a container of {used.service} has it"
+            raise TargetError(text, "remove the container, or create it anew", cause="not_found") from error
+        raise
+    size, layers = raw.get("Size"), (raw.get("RootFS") or {}).get("Layers")
+    if not isinstance(size, int) or not isinstance(layers, list):
+        raise TargetError(f"{engine.name}: {used.name}: no size or layers in the answer", cause="malformed")
+    return ImageSize(used.service, used.name, size, len(layers))
 
 
 def criteria(image: ImageSize, before_bytes: float | None, large_from: int) -> list[Criterion]:

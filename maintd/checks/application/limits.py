@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -71,7 +72,12 @@ def _first(server: Prometheus, selectors: Sequence[str], form: str, window: time
 
 
 def _by(server: Prometheus, promql: str, label: str) -> dict[str, float]:
-    return {sample.labels[label]: sample.value for sample in server.query(promql) if sample.labels.get(label)}
+    """By the value of a label; what can be no use of memory or CPU, such as +Inf or -1, counts as not measured."""
+    return {
+        sample.labels[label]: sample.value
+        for sample in server.query(promql)
+        if sample.labels.get(label) and math.isfinite(sample.value) and sample.value >= 0
+    }
 
 
 def _host(instance: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -173,13 +174,18 @@ def collect(server: Prometheus, window: timedelta, jobs: Sequence[str]) -> Runti
 
 
 def _query(server: Prometheus, promql: str, *, optional: bool = True) -> dict[Key, float]:
+    """The values by target, none of which can be negative or infinite: one that is counts as not exported."""
     try:
         found = server.query(promql)
     except TargetError as error:
         if error.cause != "empty" or not optional:
             raise
         return {}
-    return {(item.labels.get("job", ""), item.labels.get("instance", "")): item.value for item in found}
+    return {
+        (item.labels.get("job", ""), item.labels.get("instance", "")): item.value
+        for item in found
+        if math.isfinite(item.value) and item.value >= 0
+    }
 
 
 def criteria(found: Runtimes, key: Key, memory_limit: int, least_coverage: float) -> Iterator[Criterion]:

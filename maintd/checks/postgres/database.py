@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from maintd.checks.postgres.indexes import Index, duplicates, invalid, unused
-from maintd.checks.postgres.tables import LOCKED_RELATIONS
+from maintd.checks.postgres.tables import LOCKED_RELATIONS, PARTITIONS
 from maintd.clients.postgres import Postgres, Row
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
@@ -66,7 +66,12 @@ SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS step, s.seqmin 
 _FOREIGN_KEYS = """
 SELECT n.nspname || '.' || t.relname AS table_name, k.conname AS name,
        CASE WHEN t.oid IN (SELECT oid FROM busy) THEN t.relpages * current_setting('block_size')::bigint
-            WHEN t.relkind = 'p' THEN (SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree(t.oid))
+            WHEN t.relkind = 'p' THEN (
+                WITH RECURSIVE {partitions}
+                SELECT coalesce(sum(CASE WHEN b.oid IS NULL THEN pg_relation_size(k.oid)
+                                         ELSE k.relpages * current_setting('block_size')::bigint END), 0)
+                  FROM partitions p JOIN pg_class k ON k.oid = p.relid AND k.relkind <> 'p'
+                  LEFT JOIN busy b ON b.oid = k.oid)
             ELSE pg_relation_size(t.oid) END::bigint AS size_bytes,
        quote_ident(n.nspname) || '.' || quote_ident(t.relname) AS quoted_table,
        (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place)
@@ -203,7 +208,8 @@ def sequences(session: Postgres) -> list[Sequence]:
 
 def unindexed_foreign_keys(session: Postgres) -> list[ForeignKey]:
     """Foreign keys that are not the first columns of any index, largest table first. Raises TargetError."""
-    return [ForeignKey(**row) for row in session.rows(LOCKED_RELATIONS + _FOREIGN_KEYS)]
+    query = _FOREIGN_KEYS.format(partitions=PARTITIONS.format(of="t.oid"))
+    return [ForeignKey(**row) for row in session.rows(LOCKED_RELATIONS + query)]
 
 
 def changed_collations(session: Postgres) -> list[Row]:

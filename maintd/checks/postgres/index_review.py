@@ -8,6 +8,7 @@ from datetime import timedelta
 from maintd.checks.hints import name_first, printable
 from maintd.checks.postgres.database import STATISTICS_AGE, ForeignKey
 from maintd.checks.postgres.indexes import Index, duplicates
+from maintd.checks.postgres.statement_hints import identifier, statement
 from maintd.checks.postgres.table_scans import MAX_SHARE, MIN_ROWS, Candidate, ScannedTable
 from maintd.clients.postgres import Postgres
 from maintd.job.criterion import Criterion
@@ -88,13 +89,16 @@ def criteria(
 ) -> list[Criterion]:
     """All about indexes. `counted_for`: the age of the server's statistics of scans."""
     missing = [
-        f"{table.label} ({format_size(table.size_bytes)}, {table.rows:,} rows, {table.sequential_share or 0:.0%} of "
+        f"{table.quoted} ({format_size(table.size_bytes)}, {table.rows:,} rows, {table.sequential_share or 0:.0%} of "
         f"scans sequential, {table.rows_per_scan:,.0f} rows each)"
         for table in whole
     ]
     change = name_first([one.text for one in advice]) or "find the columns in the queries that read it, with EXPLAIN"
     large = [
-        f"CREATE INDEX CONCURRENTLY ON {key.quoted_table} ({key.columns}); -- {key.name}, {format_size(key.size_bytes)}"
+        statement(
+            f"CREATE INDEX CONCURRENTLY ON {key.quoted_table} ({key.columns});",
+            f"{identifier(key.name)}, {format_size(key.size_bytes)}",
+        )
         for key in keys
         if key.size_bytes >= min_bytes
     ]
@@ -119,14 +123,14 @@ def criteria(
         _unused(rarely_used(found, supporting, min_bytes), counted_for),
         _none(
             "duplicate indexes",
-            [f"{_drop(spare)} -- as {kept.label}, {format_size(spare.size_bytes)}" for spare, kept in double],
+            [_drop(spare, f"{format_size(spare.size_bytes)}, as {kept.quoted}") for spare, kept in double],
             len(double),
             "each write updates both",
             "PostgreSQL documentation, 11.12 Examining Index Usage",
         ),
         _none(
             "indexes covered by another",
-            [f"{_drop(spare)} -- {kept.label} begins alike, {format_size(spare.size_bytes)}" for spare, kept in within],
+            [_drop(spare, f"{format_size(spare.size_bytes)}, {kept.quoted} begins alike") for spare, kept in within],
             len(within),
             "unless a query needs the smaller one",
             "PostgreSQL documentation, 11.3 Multicolumn Indexes",
@@ -137,7 +141,7 @@ def criteria(
 def _unused(idle: Sequence[Index], counted_for: timedelta) -> Criterion:
     days = counted_for.days
     young = f"empty: the server has counted scans for {days} of {STATISTICS_AGE.days} days"
-    names = [f"{_drop(index)} -- {format_size(index.size_bytes)}, {index.scans} scans" for index in idle]
+    names = [_drop(index, f"{format_size(index.size_bytes)}, {index.scans} scans") for index in idle]
     return Criterion(
         "unused indexes",
         len(idle),
@@ -149,8 +153,8 @@ def _unused(idle: Sequence[Index], counted_for: timedelta) -> Criterion:
     )
 
 
-def _drop(index: Index) -> str:
-    return f"DROP INDEX CONCURRENTLY {index.quoted};"
+def _drop(index: Index, about: str) -> str:
+    return statement(f"DROP INDEX CONCURRENTLY {index.quoted};", about)
 
 
 def _none(name: str, items: Sequence[str], count: int, why: str, rule: str) -> Criterion:

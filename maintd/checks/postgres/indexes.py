@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from psycopg import sql
 
+from maintd.checks.postgres.statement_hints import identifier
 from maintd.checks.postgres.tables import LOCKED_RELATIONS
 from maintd.clients.postgres import Postgres
 
@@ -103,7 +104,7 @@ class Index:
     @property
     def quoted(self) -> str:
         """Its quoted name as text, for a hint."""
-        return ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, self.name))
+        return identifier(self.schema, self.name)
 
 
 class Density(NamedTuple):

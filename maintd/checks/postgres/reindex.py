@@ -30,6 +30,7 @@ from maintd.checks.postgres.blockers import (
     table_users,
 )
 from maintd.checks.postgres.indexes import Density, Index, density, indexes, is_leftover_of
+from maintd.checks.postgres.statement_hints import identifier
 from maintd.clients.postgres import SERVER_LOG, Postgres, Row, progress_reported
 from maintd.errors import TargetError
 from maintd.job.context import Context
@@ -346,7 +347,7 @@ def rebuild_and_verify(
     name, check, found = session.name, f"{session.name}: rebuild of {index.label}", indexes(session)
     index = next((other for other in found if other.oid == index.oid), index)  # its present state
     if not index.permitted:
-        hint = f"GRANT {index.owner} TO the target's user"
+        hint = f"GRANT {identifier(index.owner)} TO the target's user"
         ctx.fail(check, f"not allowed: the owner is {index.owner}", expected="rebuilt", hint=hint)
         return False
     why = obstacle(session, index, found, conditions.old_transaction)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from psycopg.conninfo import conninfo_to_dict
 
 from maintd.checks.hints import name_first
+from maintd.checks.postgres.statement_hints import statement
 from maintd.checks.postgres.tables import Table
 from maintd.clients.docker import connect
 from maintd.clients.postgres import Postgres
@@ -154,7 +155,7 @@ def _checkpoints(found: ServerSettings) -> Iterator[Criterion]:
     wal = found.number("max_wal_size")
     total = found.timed_checkpoints + found.requested_checkpoints
     raised = f"{round(max(2 * (wal or 0), LEAST_WAL_BYTES)) >> 20}MB"
-    hint = f"ALTER SYSTEM SET max_wal_size = '{raised}'; SELECT pg_reload_conf(); -- the disk needs the space"
+    hint = f"if the disk has the space: ALTER SYSTEM SET max_wal_size = '{raised}'; SELECT pg_reload_conf();"
     yield Criterion(
         "checkpoints requested of all",
         round(found.requested_checkpoints / total, 3) if total >= MIN_CHECKPOINTS else None,
@@ -183,9 +184,9 @@ def _autovacuum(found: ServerSettings, tables: Sequence[Table]) -> Iterator[Crit
             own = table.options.get(name)
             scale = float(own) if own is not None else factor
             if scale is not None and (base or 0) + scale * max(table.rows, 0) > MAX_DEAD_ROWS:
+                lower = f"{max(0.001, 0.5 * MAX_DEAD_ROWS / max(table.rows, 1)):.3f}"
                 waiting.append(
-                    f"ALTER TABLE {table.identifier.as_string()} SET ({name} = "
-                    f"{max(0.001, 0.5 * MAX_DEAD_ROWS / max(table.rows, 1)):.3f}); -- {table.rows:,.0f} rows"
+                    statement(f"ALTER TABLE {table.quoted} SET ({name} = {lower});", f"{table.rows:,.0f} rows")
                 )
         yield Criterion(
             f"tables with a late auto{kind}",

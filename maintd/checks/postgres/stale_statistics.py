@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from maintd.checks.hints import name_first, printable
 from maintd.checks.postgres.autovacuum import Autovacuum, VacuumNeed, need
+from maintd.checks.postgres.statement_hints import identifier, statement
 from maintd.checks.postgres.tables import Table
 from maintd.checks.postgres.vacuum import vacuum
 from maintd.checks.probes import isolate_unforeseen
@@ -30,7 +31,7 @@ def stale(tables: Sequence[Table], server: Autovacuum, now: datetime) -> list[tu
 
 def criterion(left: Sequence[tuple[Table, str]]) -> Criterion:
     """The tables whose statistics are stale."""
-    names = [f"ANALYZE {table.identifier.as_string()}; -- {why}" for table, why in left]
+    names = [statement(f"ANALYZE {table.quoted};", why) for table, why in left]
     return Criterion(
         "tables with stale statistics",
         len(left),
@@ -55,7 +56,9 @@ def analyze(
     for table, why in ctx.track(found, unit="table"):
         remaining = deadline - ctx.now()
         if not table.permitted:
-            left.append((table, f"{why}; GRANT {table.owner} TO the target's user (Postgres 17: pg_maintain)"))
+            left.append(
+                (table, f"{why}; GRANT {identifier(table.owner)} TO the target's user (Postgres 17: pg_maintain)")
+            )
             continue
         if remaining < timedelta(seconds=1):
             left.append((table, f"{why}; the budget was spent"))

@@ -42,7 +42,7 @@ _TEMPORARY_IO = ("temp_blk_read_time", "temp_blk_write_time")  # 15 and later, b
 # the end of the text.
 _TOKEN = re.compile(
     r"""
-    (?P<comment> /\*.*?(?:\*/|\Z) | --[^\n]*)
+    (?P<comment> /\* | --[^\n]*)
   | (?P<dollar> \$(?P<tag>(?:[^\W\d]\w*)?)\$ .*? (?:\$(?P=tag)\$|\Z))
   | (?P<escape> \b[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z))
   | (?P<string> (?:\b[uU]&|\b[bBxXnN])?'(?:[^']|'')*(?:'|\Z))
@@ -51,6 +51,14 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+_COMMENT_MARK = re.compile(r"/\*|\*/")
+# The value of a setting can be an identifier. UPDATE has SET as well, and its literals are parameters.
+_NAME = r'(?:"(?:[^"]|"")*"|[^\W\d][\w$]*)'
+_SETTING = re.compile(
+    rf"(\bSET\s+(?:SESSION\s+|LOCAL\s+)?{_NAME}(?:\.{_NAME})*\s*(?:=|\bTO\b)).*", re.IGNORECASE | re.DOTALL
+)
+_WITH_SETTING = ("SET", "ALTER", "CREATE")
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,9 @@ def redacted(text: str) -> str:
     password of ALTER ROLE."""
     parts: list[str] = []
     at = 0
-    for token in _TOKEN.finditer(text):
+    while token := _TOKEN.search(text, at):
         parts.append(text[at : token.start()])
-        at = token.end()
+        at = _end_of_comment(text, token.end()) if token.group() == "/*" else token.end()
         kind = token.lastgroup if token.lastgroup != "tag" else "dollar"
         if kind == "name":
             parts.append(token.group())
@@ -118,8 +126,21 @@ def redacted(text: str) -> str:
                 at = len(text)
                 parts.append(" …")
                 break
-    shortened = " ".join("".join([*parts, text[at:]]).split())
+    words = "".join([*parts, text[at:]]).split()
+    shortened = " ".join(words)
+    if words and words[0].upper() in _WITH_SETTING:
+        shortened = _SETTING.sub(r"\1 ?", shortened)
     return shortened if len(shortened) <= MAX_TEXT else shortened[:MAX_TEXT] + "…"
+
+
+def _end_of_comment(text: str, at: int) -> int:
+    """The end of a comment whose text begins at `at`: comments of Postgres can contain others."""
+    depth = 1
+    for mark in _COMMENT_MARK.finditer(text, at):
+        depth += 1 if mark.group() == "/*" else -1
+        if depth == 0:
+            return mark.end()
+    return len(text)
 
 
 def require_readable(session: Postgres) -> str:

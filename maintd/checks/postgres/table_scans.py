@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from psycopg import sql
 
+from maintd.checks.postgres.statement_hints import identifier
 from maintd.checks.postgres.statement_history import Executed
 from maintd.checks.postgres.tables import LOCKED_RELATIONS
 from maintd.clients.postgres import Postgres
@@ -67,6 +68,11 @@ class ScannedTable(NamedTuple):
         return f"{self.schema}.{self.name}"
 
     @property
+    def quoted(self) -> str:
+        """Its quoted name as text, for a hint."""
+        return identifier(self.schema, self.name)
+
+    @property
     def sequential_share(self) -> float | None:
         """Sequential scans of all scans, 0 to 1; None without any."""
         total = self.seq_scans + self.index_scans
@@ -91,8 +97,8 @@ class Candidate:
     @property
     def statement_text(self) -> str:
         """The SQL to create it."""
-        names = ", ".join(_quoted(column) for column in self.columns)
-        return f"CREATE INDEX CONCURRENTLY ON {_quoted(self.table.schema)}.{_quoted(self.table.name)} ({names});"
+        names = ", ".join(identifier(column) for column in self.columns)
+        return f"CREATE INDEX CONCURRENTLY ON {self.table.quoted} ({names});"
 
     @property
     def saving(self) -> float | None:
@@ -238,7 +244,3 @@ def _cost(row: dict[str, object]) -> float:
         return float(plan[0]["Plan"]["Total Cost"])  # type: ignore[index]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise TargetError(f"unexpected form of a plan: {error!r}", cause="malformed") from error
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from psycopg import sql
 
+from maintd.checks.postgres.statement_hints import identifier
 from maintd.clients.postgres import Postgres
 from maintd.errors import TargetError
 from maintd.job.context import Context
@@ -29,6 +30,12 @@ WITH locked AS (
 )
 """
 """A WITH clause `busy`: relations whose lock would block pg_relation_size; relpages must do for their size."""
+
+PARTITIONS = """partitions(relid) AS (
+           SELECT inhrelid FROM pg_inherits WHERE inhparent = {of}
+           UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN partitions p ON i.inhparent = p.relid
+       )"""
+"""A recursive query of all partitions below `of`. pg_partition_tree would wait for the lock of each of them."""
 
 _TABLES = """
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
@@ -50,13 +57,14 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_user
   JOIN pg_database d ON d.datname = current_database()
   LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
   LEFT JOIN LATERAL (
+       WITH RECURSIVE {partitions}
        SELECT coalesce(sum(pg_stat_get_mod_since_analyze(leaf.relid)
               + CASE WHEN pg_stat_get_last_analyze_time(c.oid) IS NULL
                        OR greatest(pg_stat_get_last_analyze_time(leaf.relid),
                                    pg_stat_get_last_autoanalyze_time(leaf.relid))
                           > pg_stat_get_last_analyze_time(c.oid) + interval '1 hour'
                      THEN pg_stat_get_live_tuples(leaf.relid) ELSE 0 END), 0)::bigint AS changed
-         FROM pg_partition_tree(c.oid) leaf WHERE leaf.isleaf
+         FROM partitions leaf JOIN pg_class k ON k.oid = leaf.relid AND k.relkind <> 'p'
        ) parts ON c.relkind = 'p'
  WHERE (c.relkind IN ('r', 'm') OR {parents} AND c.relkind = 'p' AND NOT c.relispartition) AND c.relpersistence <> 't'
    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
@@ -108,6 +116,11 @@ class Table:
         return sql.Identifier(self.schema, self.name)
 
     @property
+    def quoted(self) -> str:
+        """Its quoted name as text, for a hint."""
+        return identifier(self.schema, self.name)
+
+    @property
     def dead_share(self) -> float:
         """Dead rows of all rows, 0 to 1."""
         return self.dead / max(self.dead + max(self.live, self.rows), 1)
@@ -116,7 +129,8 @@ class Table:
 def tables(session: Postgres, oid: int | None = None) -> list[Table]:
     """All tables and materialized views of user schemas, or only that of `oid`. Raises TargetError."""
     maintain = "OR has_table_privilege(c.oid, 'MAINTAIN')" if session.version >= 17 else ""
-    query = _TABLES.format(maintain=maintain, parents=str(session.version >= 14).lower())
+    parents = str(session.version >= 14).lower()
+    query = _TABLES.format(maintain=maintain, parents=parents, partitions=PARTITIONS.format(of="c.oid"))
     return [Table(**row) for row in session.rows(query, {"oid": oid})]
 
 

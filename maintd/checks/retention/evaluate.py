@@ -84,10 +84,11 @@ def criteria(
     if seen.problems:
         hint = "give read access to it, or correct the policy"
         yield Criterion(f"{name}: seen as a whole", unknown=name_first(seen.problems), equals="all of it", hint=hint)
-    future = [seen.newest_at] if seen.newest_at is not None and seen.newest_at > now + CLOCKS + _slack(seen) else []
-    if future:
+    newest = seen.newest_at or seen.oldest_at
+    if newest is not None and newest > now + CLOCKS + _slack(seen):
         hint = "check the clock of what wrote it, and of this machine"
-        text = f"its newest data is from {future[0]:%Y-%m-%d %H:%M} UTC, which is in the future"
+        which = "newest" if seen.newest_at is not None else "oldest"
+        text = f"its {which} data is from {newest:%Y-%m-%d %H:%M} UTC, which is in the future"
         yield Criterion(f"{name}: clock", unknown=text, equals="nothing in the future", hint=hint)
     for param, day in _later(policy, now):
         text = f"{param} is {day:%Y-%m-%d}, which is in the future: from when on data must be there is not known"
@@ -173,7 +174,7 @@ def _of_data(
     if policy.hold:
         if not _later(policy, now):
             yield Criterion(f"{name}: legal hold", "held", equals="held", hint=policy.hold, rule=_HELD)
-    elif policy.keep_at_most is not None:
+    elif policy.keep_at_most is not None and oldest <= now + CLOCKS + _slack(seen):
         hint = policy.deleted_by or DELETES[policy.kind]
         age = max(now - oldest, timedelta(0))
         most = policy.keep_at_most + policy.grace

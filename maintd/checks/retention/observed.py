@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ _DATE = re.compile(
     r"(?:[T_-]?([01]\d|2[0-3])([-:]?)([0-5]\d)\6([0-5]\d))?(?!\d)"
 )
 _NEVER = timedelta(days=100_000)
+_EMPTY = (2**63 - 1) / 1000
+"""The oldest sample of an empty Prometheus, in seconds."""
+_FIRST, _LAST = 946_684_800, 253_402_300_799
+"""The years 2000 to 9999, as Unix time: what is outside is no time of a sample."""
 
 
 @dataclass(frozen=True)
@@ -217,8 +222,13 @@ def read_prometheus(target: PrometheusTarget, name: str) -> Observed:
     lowest = sum(exposition.sums(metrics, "prometheus_tsdb_lowest_timestamp_seconds").values())
     if not lowest:
         notes.append("its own metrics do not have its oldest sample")
-    # An empty database reports the largest number there is.
-    oldest = datetime.fromtimestamp(lowest, UTC) if 0 < lowest < 253_402_300_799 else None
+    oldest = None
+    problem = "" if lowest else "the time of its oldest sample is not known"
+    if lowest and not math.isclose(lowest, _EMPTY):
+        if _FIRST < lowest < _LAST:
+            oldest = datetime.fromtimestamp(lowest, UTC)
+        else:
+            problem = f"the time of its oldest sample is {lowest:g}, which is no time"
     period = parse_period(by_time[0]) if by_time else None
     return Observed(
         None,
@@ -227,7 +237,7 @@ def read_prometheus(target: PrometheusTarget, name: str) -> Observed:
         deletes_after=period or None,
         configured=not by_size or period is not None,
         notes=tuple(notes),
-        problems=() if lowest else ("the time of its oldest sample is not known",),
+        problems=(problem,) if problem else (),
     )
 
 
