@@ -63,7 +63,7 @@ def run(ctx: Context, params: Params) -> None:
     """Each source by itself: one that cannot be read hides no other."""
     kept = read_kept(ctx, params.period)
     found: list[Access] = []
-    complete: list[str] = []
+    hosts: dict[str, str] = {}  # what was not read of their groups and sudo rules
     roots = roots_of(ctx, params)
     targets: dict[str, Any] = dict(ctx.chosen("postgres", params.postgres))
     if not (roots or targets or params.grafana or params.basic_auth or kept.logins or ctx.tokens):
@@ -78,8 +78,8 @@ def run(ctx: Context, params: Params) -> None:
     for name, root in roots.items():
         with ctx.phase(f"read accounts of {name}"), isolate_errors(ctx, f"host {name}: accounts", role=Role.SOURCE):
             logins = kept if name == reviewed_host(ctx, params, roots) else None
-            found += host.report(ctx, name, root, logins, params.groups, params.unused)
-            complete.append(f"host {name}")
+            accesses, hosts[f"host {name}"] = host.report(ctx, name, root, logins, params.groups, params.unused)
+            found += accesses
     for name, target in targets.items():
         with ctx.phase(f"read roles of {name}"), isolate_errors(ctx, f"postgres {name}: roles"):
             roles = postgres_roles.collect(target, name)
@@ -96,7 +96,7 @@ def run(ctx: Context, params: Params) -> None:
     if not found and not kept.logins:
         raise TargetError("no source of accesses could be read", "see the checks of this run")
     with ctx.phase("compare with earlier reviews"):
-        new = sign_off.report_earlier(ctx, found, complete, params.sign_off_within)
+        new = sign_off.report_earlier(ctx, found, hosts, params.sign_off_within)
         section = sign_off.show_table(ctx, found, new)
     sections = (report.logins_section(ctx, kept, params.period), section)
     publish_review(ctx, kind="access", title="Access review", sections=sections)

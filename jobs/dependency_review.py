@@ -12,7 +12,7 @@ A critical advisory with a fix fails in production, another critical or a high o
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from maintd.checks.packages.npm_audit import read_audit
 from maintd.checks.packages.registries import PUBLIC_HOSTS, Privacy, Requests, latest_version
 from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.jobs.configuration import dependency_review as requirements
+from maintd.clients.files import modified_at
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.causes import Role
 from maintd.reports.review_report import publish_review
@@ -113,7 +114,7 @@ def run(ctx: Context, params: Params) -> None:
         for path in params.audits:
             with isolate_errors(ctx, f"{path}: is a result of npm audit", role=Role.SOURCE):
                 audited = read_audit(read_bytes(path), str(path))
-                age = ctx.now() - datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                age = ctx.now() - modified_at(path.stat())
                 if not timedelta(days=-1) < age <= params.audit_max_age:
                     hint = "write it again before each run: npm audit --omit=dev --json"
                     raise TargetError(f"{path}: was written {age.days} days ago", hint, cause="empty")

@@ -3,7 +3,8 @@
 Hosts: memory, swap, load, pressure, file systems, inodes. HTTP services: status and body. Postgres. Redis with the
 consumer groups of its streams. The containers of a compose project, with open inspectors of Node. Prometheus with its
 scrape targets and rules. Alertmanager. Read-only. A target that is down fails without affecting the others; one that
-this process may not access is unknown; kinds of targets that are not configured are left out.
+this process may not access is unknown; kinds of targets that are not configured are left out. In a container without
+the host's root and /proc, the file systems are those of the container, named so, and the host's are unknown.
 
 Runbook: Daily Maintenance, Morning Health Check, 1 System Health Verification and 3 Resource Utilization Check
 """

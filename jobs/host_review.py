@@ -24,7 +24,7 @@ from maintd.checks.limits import SampleInterval
 from maintd.checks.probes import Probe, collect_all, isolate_errors, value_or_error
 from maintd.checks.requirements.jobs.configuration import host_review as requirements
 from maintd.clients.host import time_sync
-from maintd.job import Context, JobParams, MaintdError, duration_text, job
+from maintd.job import Context, JobParams, MaintdError, TargetError, duration_text, job
 from maintd.reports.review_report import publish_review
 
 
@@ -91,7 +91,11 @@ def probes(ctx: Context, params: Params) -> Iterator[Probe]:
 
 def report(ctx: Context, params: Params, probe: Probe, facts: Any) -> None:
     """Report what was read, or why it was not."""
-    if isinstance(facts, MaintdError):
+    if isinstance(facts, TargetError) and facts.cause == "not_configured":
+        # A fact of the site: its host is not mounted into the container.
+        name, cause = f"host {probe.name}: {probe.kind}", f"{facts.cause}: {facts.message}"
+        ctx.unknown(name, cause, expected="readable", hint=facts.hint or "", optional=True)
+    elif isinstance(facts, MaintdError):
         ctx.report_error(f"host {probe.name}: {probe.kind}", facts)
     elif probe.kind == "settings":
         kernel_settings.report(ctx, probe.name, facts, params.profile, params.huge_pages)

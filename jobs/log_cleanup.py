@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from maintd.checks.host.mounted import has_folder, not_mounted
 from maintd.checks.logs import cleanup, rotation
 from maintd.checks.logs.journal_size import JournalLimits, report_journal
 from maintd.checks.logs.loki_retention import LokiLimits, report_retention
@@ -68,19 +69,25 @@ class Params(JobParams):
 def run(ctx: Context, params: Params) -> None:
     roots = {"": params.root} if params.root else {name: ctx.target("folders", name).path for name in params.folders}
     host = ctx.target("host", params.host)
+    host_root = host.root if has_folder(host, "var/lib/logrotate") else None
     if not ctx.dry_run:  # a dry run also lists a plan that exceeds the limits
         ctx.limit("delete", params.max_deletes * len(roots))
     with ctx.phase("find files held open"):
-        held = cleanup.collect_open_files(ctx, params.host, host.proc, params.max_held)
+        held = cleanup.collect_open_files(ctx, params.host, host, params.max_held)
     for name, root in roots.items():
         subject = name or shown(root)
         try:
             with as_target_error(f"{subject}: cleaned"), Tree(root) as tree:
-                clean(ctx, params, tree, subject, held, host.root)
+                clean(ctx, params, tree, subject, held, host_root)
         except TargetError as error:
             ctx.report_error(f"{subject}: cleaned", error, role=Role.WORK)
     with ctx.phase("check the journal"), isolate_errors(ctx, f"{params.host}: journal"):
-        report_journal(ctx, params.host, host.root, params.journal)
+        if params.journal.path is None and not has_folder(host, "var/log/journal"):
+            unseen = not_mounted("its journal")
+            cause, hint = f"{unseen.cause}: {unseen.message}", unseen.hint or ""
+            ctx.unknown(f"{params.host}: journal", cause, expected="readable", hint=hint, optional=True)
+        else:
+            report_journal(ctx, params.host, host.root, params.journal)
     if params.loki:
         with ctx.phase("check the retention of Loki"), isolate_errors(ctx, f"loki {params.loki}: retention"):
             report_retention(ctx, params.loki, ctx.target("http", params.loki), params.loki_limits)
@@ -89,7 +96,9 @@ def run(ctx: Context, params: Params) -> None:
             cleanup.report_container_logs(ctx, name, target, host.root, params.max_active)
 
 
-def clean(ctx: Context, params: Params, tree: Tree, subject: str, held: OpenFiles | None, host_root: Path) -> None:
+def clean(
+    ctx: Context, params: Params, tree: Tree, subject: str, held: OpenFiles | None, host_root: Path | None
+) -> None:
     """Plan and execute the deletions in one folder; delete nothing when the plan exceeds a limit."""
     with ctx.phase(f"{subject}: find rotated logs"):
         entries = list(tree.walk())

@@ -12,10 +12,11 @@ examined. In a container, the target's root must be the mounted root of the host
 from datetime import date
 from pathlib import Path
 
-from maintd.checks.host.mounted import mounted
+from maintd.checks.host.mounted import has_proc, mounted, not_mounted
 from maintd.checks.os_updates import evaluate, packages, running
 from maintd.checks.os_updates.evaluate import Limits
 from maintd.checks.probes import isolate_errors
+from maintd.checks.requirements.jobs.configuration import os_updates as requirements
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.reports.review_report import publish_review
 
@@ -41,27 +42,30 @@ class Params(JobParams):
     """Last day of the distribution's support, for one that the table lacks, or one with extended support."""
 
 
-@job(timeout="15m", repeatable=True, reads_findings=True, admin_params=True)  # root names files to read
+@job(timeout="15m", repeatable=True, reads_findings=True, requires=requirements, admin_params=True)  # root names files
 def run(ctx: Context, params: Params) -> None:
     """Examine each host."""
     root = params.root
-    hosts = mounted_hosts(ctx, params) if root is None else {"host": (root, root / "proc")}
-    for name, (root_of_host, proc) in hosts.items():
-        examine(ctx, params, name, root_of_host, proc)
+    hosts = mounted_hosts(ctx, params) if root is None else {"host": (root, root / "proc", True)}
+    for name, (root_of_host, proc, has_processes) in hosts.items():
+        examine(ctx, params, name, root_of_host, proc, has_processes=has_processes)
     with ctx.phase("write the report"):
         publish_review(ctx, kind="os-updates", title="Updates of Hosts")
 
 
-def mounted_hosts(ctx: Context, params: Params) -> dict[str, tuple[Path, Path]]:
-    """The root and /proc of each host target; in a container only of those that are mounted. Raises TargetError."""
+def mounted_hosts(ctx: Context, params: Params) -> dict[str, tuple[Path, Path, bool]]:
+    """The root and /proc of each host target; in a container only of those whose root is mounted. Raises TargetError.
+
+    The last: whether the /proc has the processes of the host.
+    """
     found = mounted({name: ctx.target("host", name) for name in params.hosts or ctx.targets.host})
     if not found:
         hint = "mount the host's root and /proc, and set targets.host: {local: {root: /host, proc: /host/proc}}"
         raise TargetError("the host is not mounted into this container", hint, cause="not_configured")
-    return {name: (target.root, target.proc) for name, target in found.items()}
+    return {name: (target.root, target.proc, has_proc(target)) for name, target in found.items()}
 
 
-def examine(ctx: Context, params: Params, host: str, root: Path, proc: Path) -> None:
+def examine(ctx: Context, params: Params, host: str, root: Path, proc: Path, *, has_processes: bool) -> None:
     """Each part by itself: one that cannot be read hides no other."""
     now, installed = ctx.now(), list[str]()
     with ctx.phase(f"read packages of {host}"), isolate_errors(ctx, f"{host}: packages"):
@@ -79,6 +83,8 @@ def examine(ctx: Context, params: Params, host: str, root: Path, proc: Path) -> 
             warn, fail = params.reboot_warn, params.reboot_fail
             evaluate.report_reboot(ctx, host, reboot, kernel, warn, fail, installed, now)
         with isolate_errors(ctx, f"{host}: services to restart"):
+            if not has_processes:
+                raise not_mounted("its processes")
             evaluate.report_restarts(ctx, host, running.read_restarts(proc))
         with isolate_errors(ctx, f"{host}: distribution"):
             release = running.read_os_release(root)

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator
 
+from maintd.checks.host.mounted import has_folder, not_mounted
 from maintd.checks.logs import containers, evaluate, folder, loki
 from maintd.checks.logs.access_log import STATUS_FIELDS
 from maintd.checks.logs.artifacts import logins_markdown, requests_markdown
@@ -105,10 +106,14 @@ def review_logins(ctx: Context, params: Params, unread: dict[str, MaintdError]) 
     """Read and check the host's login events; an error of the log is added to `unread`."""
     now = ctx.now()
     since = window_start(ctx, "logins", now, params.window, params.longest)
+    target = host.connect(ctx.target("host", params.host)).target
+    if params.journal is None and params.auth_log is None and not has_folder(target, "var/log"):
+        unread["logins"] = not_mounted("its log of logins")
+        return
     try:
         summary, complete = read_logins(
             ctx,
-            host.connect(ctx.target("host", params.host)).target.root,
+            target.root,
             since,
             now,
             params.login_limits,

@@ -20,6 +20,8 @@ from maintd.clients.causes import cause_of
 from maintd.errors import TargetError
 from maintd.units import format_size
 
+_FIRST = datetime(2, 1, 1, tzinfo=UTC).timestamp()  # a year less than datetime has, so that a difference can be added
+_LAST = datetime(9998, 12, 31, tzinfo=UTC).timestamp()
 _BLOCK = 512  # bytes, the unit of st_blocks on every file system
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -61,7 +63,7 @@ class Entry:
     @property
     def modified_at(self) -> datetime:
         """Time of the last write to its content."""
-        return datetime.fromtimestamp(self.status.st_mtime, UTC)
+        return modified_at(self.status)
 
 
 class Tree:
@@ -144,6 +146,20 @@ class Tree:
             os.close(folder)
 
 
+def modified_at(status: os.stat_result) -> datetime:
+    """Time of the last write to the content of a file, see `instant_of`."""
+    return instant_of(status.st_mtime)
+
+
+def instant_of(seconds: float) -> datetime:
+    """The time of a file from the seconds since 1970.
+
+    Some file systems, such as tmpfs and btrfs, keep any number of seconds. A time that no datetime has is the first or
+    the last that one can calculate with, so it stays old, or in the future.
+    """
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
+
+
 def disk_bytes(entries: Iterable[Entry]) -> int:
     """Allocated bytes of all entries; a file with several names counts once, as in `du`."""
     seen: set[tuple[int, int]] = set()
@@ -188,7 +204,10 @@ def read_regular(
 
 def shown(path: object) -> str:
     """A path as printable text: other bytes and control characters as `\\xff`."""
-    text = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    try:
+        text = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # surrogates that are no bytes: not of a file system, but of JSON
+        text = str(path).encode(errors="backslashreplace").decode()
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 

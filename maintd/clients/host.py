@@ -64,6 +64,10 @@ VIRTUAL_FILE_SYSTEMS = frozenset(
         "udf",
     }
 )
+TRACKED_CONNECTIONS = "tracked connections"
+"""The name of a gauge that belongs to a network namespace."""
+
+_FILES_OF_ENGINES = frozenset({"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/.containerenv"})
 _KIB = 1024
 _STA_UNSYNC, _STA_NANO = 0x0040, 0x2000
 
@@ -248,12 +252,15 @@ class Host:
         connections = self._numbers("sys/net/netfilter/nf_conntrack_count")
         limits = self._numbers("sys/net/netfilter/nf_conntrack_max")
         if connections and limits:
-            found.append(Gauge("tracked connections", connections[0], limits[0]))
+            found.append(Gauge(TRACKED_CONNECTIONS, connections[0], limits[0]))
         return found
 
     def mounts(self) -> list[Mount]:
         """The target's mounts that are mounted; without any, every real file system once. Raises TargetError."""
         found = _mounts(self._mountinfo(), self.target.root)
+        if not found:
+            text = f"{self.name}: its mountinfo has no mount"
+            raise TargetError(text, "mount the host's own /proc", cause="unfamiliar")
         if self.target.mounts:
             last = {mount.point: mount for mount in found}  # of several mounts over a point the last is visible
             return [last[point] for point in self.target.mounts if point in last]
@@ -340,6 +347,27 @@ def _mounts(mountinfo: str, root: Path) -> list[Mount]:
             )
         )
     return found
+
+
+def own_mounts() -> list[Mount]:
+    """The file systems of this process's container: its root, and each real one that is mounted beside it.
+
+    Without the files that an engine mounts into each container. Raises TargetError.
+    """
+    machine = Host(HostTarget(), "container")
+    found = _mounts(machine._text("self/mountinfo"), Path("/"))  # noqa: SLF001
+    own = distinct([mount for mount in found if mount.point not in _FILES_OF_ENGINES])
+    return [*[mount for mount in found if mount.point == "/"][-1:], *(mount for mount in own if mount.point != "/")]
+
+
+def root_file_system(process: str) -> str:
+    """The device and the folder on it that a process of /proc has as its root: `8:1 /`. Empty: it is not known."""
+    try:
+        lines = _text_of(Path("/proc", process, "mountinfo")).splitlines()
+    except OSError:
+        return ""
+    roots = [" ".join(fields[2:4]) for fields in map(str.split, lines) if fields[4:5] == ["/"]]
+    return roots[-1] if roots else ""
 
 
 def _unescaped(text: str) -> str:

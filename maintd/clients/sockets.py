@@ -68,6 +68,8 @@ def _lines(path: Path, *, optional: bool) -> list[str]:
     except OSError as error:
         cause = "denied" if isinstance(error, PermissionError) else "failed"
         raise TargetError(f"{path}: {error.strerror}", "read it as root, or with hidepid=0", cause=cause) from error
+    if not found or "local_address" not in found[0]:  # each kernel has this heading; a copy that was cut has not
+        raise TargetError(f"{path}: is not a table of sockets", "mount the host's own /proc", cause="unfamiliar")
     return found[1:]
 
 

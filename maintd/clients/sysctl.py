@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from maintd.clients.files import shown
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 
 FOLDERS = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d", "lib/sysctl.d")
@@ -20,7 +23,7 @@ CONF = "etc/sysctl.conf"
 HUGE_PAGES = "kernel/mm/transparent_hugepage/enabled"
 
 _MAX_FILE = 1024 * 1024
-_MAX_LINKS = 10
+_HINT = "make it readable for the user of maintd; if it is a link to nothing, mount what it leads to, or remove it"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,19 @@ class Assignment:
     def place(self) -> str:
         """The file and its line."""
         return f"{self.path}:{self.line}"
+
+    @property
+    def number(self) -> int | None:
+        """The value as the kernel reads it: decimal, hexadecimal after `0x`, octal after `0`; None: no number."""
+        found = re.fullmatch(r"(-?)(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,19})", self.value)
+        if found is None:
+            return None
+        digits = found[2].lower()
+        base = 16 if digits.startswith("0x") else 8 if digits.startswith("0") else 10
+        try:
+            return int(found[1] + digits, base)
+        except ValueError:  # 8 and 9 are no octal digits
+            return None
 
 
 @dataclass(frozen=True)
@@ -61,16 +77,23 @@ def huge_pages(root: Path) -> str:
 
     They are a setting of the kernel, which all containers share, so /sys of this process has it, too.
     """
-    path = next((path for path in (root / "sys" / HUGE_PAGES, Path("/sys") / HUGE_PAGES) if path.exists()), None)
-    if path is None:
+    for files in (RootedFiles(root, _HINT), RootedFiles(Path("/"), _HINT)):
+        try:
+            text = files.read(f"sys/{HUGE_PAGES}", _MAX_FILE).decode(errors="replace")
+        except TargetError as error:
+            if error.cause != "not_found":
+                raise
+        else:
+            break
+    else:
         raise TargetError(
             f"no {HUGE_PAGES} below {root / 'sys'}",
             "mount the host's /sys, or set huge_pages: [] where the kernel has none",
             cause="not_found",
         )
-    chosen = re.search(r"\[(\w+)\]", _read(path, "mount the host's /sys"))
+    chosen = re.search(r"\[(\w+)\]", text)
     if chosen is None:
-        raise TargetError(f"{path} names no mode in brackets", cause="unfamiliar")
+        raise TargetError(f"{HUGE_PAGES} of {files.root} names no mode in brackets", cause="unfamiliar")
     return chosen[1]
 
 
@@ -87,16 +110,17 @@ def shares_network(proc: Path) -> bool | None:
 
 def boot_settings(root: Path) -> BootSettings:
     """What the files of a host set when it starts. Raises TargetError when one cannot be read."""
-    by_name: dict[str, Path] = {}
+    files = RootedFiles(root, _HINT)
+    by_name: dict[str, str] = {}
     for folder in FOLDERS:
-        for path in _files(root / folder):
-            by_name.setdefault(path.name, path)
+        for name in _names(files, folder):
+            by_name.setdefault(name, f"{folder}/{name}")
     found: list[Assignment] = []
     for name in sorted(by_name):
-        found += _assignments(root, by_name[name])
-    conf = list(_assignments(root, root / CONF)) if (root / CONF).exists() else []
+        found += _assignments(files, by_name[name])
+    conf = list(_assignments(files, CONF)) if files.exists(CONF) else []
     is_read = any(item.path == f"/{CONF}" for item in found)
-    if conf and not is_read and not (root / "run/systemd/system").exists():
+    if conf and not is_read and not files.exists("run/systemd/system"):
         found, is_read = found + conf, True  # procps and busybox read it last
     repeated = tuple(first for first, then in _pairs(found) if first.path == then.path and first.line != then.line)
     return BootSettings({item.key: item for item in found}, repeated, () if is_read else tuple(conf))
@@ -111,37 +135,32 @@ def _pairs(found: list[Assignment]) -> Iterator[tuple[Assignment, Assignment]]:
         last[item.key] = item
 
 
-def _files(folder: Path) -> list[Path]:
+def _names(files: RootedFiles, folder: str) -> list[str]:
     try:
-        return [path for path in folder.iterdir() if path.suffix == ".conf"]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise _unreadable(folder, error) from error
+        return [name for name in files.names(folder) if name.endswith(".conf")]
+    except TargetError as error:
+        if error.cause == "not_found":
+            return []
+        raise
 
 
-def _assignments(root: Path, path: Path) -> Iterator[Assignment]:
+def _assignments(files: RootedFiles, name: str) -> Iterator[Assignment]:
     """The assignments of a file; of a link to /dev/null, none. Other lines are skipped, as at boot."""
-    real = _followed(root, path)
-    if real is None:
+    if _is_masked(files, name):
         return
-    shown = f"/{real.relative_to(root)}"
-    for number, line in enumerate(_read(real, "make it readable for the user of maintd").splitlines(), start=1):
+    path = f"/{files.resolved(name).relative_to(files.root)}"
+    text = files.read(name, _MAX_FILE).decode("utf-8", "replace")
+    for number, line in enumerate(text.splitlines(), start=1):
         match = re.match(r"\s*-?\s*([A-Za-z0-9_./*-]{1,200}?)\s*=\s*(.*?)\s*$", line)
         if match is not None:
-            yield Assignment(match[1].replace("/", "."), match[2], shown, number)
+            yield Assignment(match[1].replace("/", "."), match[2], shown(path), number)
 
 
-def _followed(root: Path, path: Path) -> Path | None:
-    """The file that a path leads to within the root, since its links are those of the host; None: there is none."""
-    for _ in range(_MAX_LINKS):
-        if not path.is_symlink():
-            return path if path.is_file() else None
-        to = str(path.readlink())
-        path = Path(os.path.normpath(root / to.lstrip("/") if to.startswith("/") else path.parent / to))
-        if not path.is_relative_to(root):
-            return None
-    return None
+def _is_masked(files: RootedFiles, name: str) -> bool:
+    """Whether it is a link to /dev/null, which a mounted root need not have."""
+    if not stat.S_ISLNK(files.status(name, follow=False).st_mode):
+        return False
+    return os.path.normpath(Path("/", name).parent / files.link(name)) == "/dev/null"
 
 
 def _read(path: Path, hint: str) -> str:

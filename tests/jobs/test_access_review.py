@@ -246,13 +246,42 @@ def test_the_kind_of_a_password_counts_also_in_a_short_line_and_the_line_is_name
     assert "HASHHASH" not in everything(result)
 
 
+@pytest.mark.parametrize("field", ["x", "plain text", "$unheard$of$HASHHASH", "0123456789ab:", "a b c d e f g"])
+def test_a_password_of_no_known_form_is_named_and_its_hash_is_not_known_to_be_strong(host: Host, field: str) -> None:
+    host.shadow[1] = f"al:{field.rstrip(':')}:20000:0:365:7:::"
+    host.save()
+
+    result = review(host)
+
+    names = ("passwords", "passwords with a weak hash")
+    assert not_ok(result) == {f"host local: {name}": UNKNOWN for name in names}, result.text()
+    assert all("al: no known kind of hash" in str(result.check(f"host local: {name}").observed) for name in names)
+    assert "HASHHASH" not in everything(result)
+
+
+def test_a_copy_of_shadow_with_the_kinds_of_the_hashes_only_is_enough(host: Host) -> None:
+    host.shadow = ["root:*:20000:0:99999:7:::", "al:$y$:20000:0:365:7:::"]
+    host.save()
+    assert not_ok(review(host)) == {}
+    host.shadow[1] = "al:$1$:20000:0:365:7:::"
+    host.save()
+    assert not_ok(review(host)) == {"host local: passwords with a weak hash": WARN}
+
+
+def test_a_password_that_never_expires_warns_also_if_its_kind_is_not_known(host: Host) -> None:
+    host.shadow[1] = "al:x:20000:0:99999:7:::"
+    host.save()
+    assert not_ok(review(host))["host local: passwords that never expire"] is WARN
+
+
 @pytest.mark.parametrize("uid", ["9" * 5000, "4294967296", "٣", "²", "-1", ""])
 def test_a_uid_that_is_none_is_a_damaged_line_and_the_host_is_still_reviewed(host: Host, uid: str) -> None:
     host.passwd.append(f"bob:x:{uid}:1001::/nonexistent:/bin/bash")
     host.groups.append(f"ops:x:{uid}:al")
     host.save()
     result = review(host)
-    assert not_ok(result) == {"host local: lines of passwd and group": UNKNOWN}, result.text()
+    unseen = ("lines of passwd and group", "accounts with uid 0 beside root", "system accounts with a shell")
+    assert not_ok(result) == {f"host local: {name}": UNKNOWN for name in unseen}, result.text()
     check = result.check("host local: lines of passwd and group")
     assert check.observed == "unknown: unfamiliar: passwd line 4; group line 4"
     assert ("account", "al") in {(row["kind"], row["name"]) for row in table(result)}
@@ -305,6 +334,24 @@ def test_a_line_that_is_no_key_and_a_file_that_is_a_link_are_unknown(host: Host)
     path.unlink()
     path.symlink_to("/etc/hostname")
     assert "is a link" in str(review(host).check("host local: keys in authorized_keys").observed)
+
+
+@pytest.mark.parametrize("fault", ["a line", "a link", "denied"])
+def test_no_key_is_weak_or_unused_only_if_all_could_be_read(fault: str) -> None:
+    with folder_for_all() as folder:
+        host = Host(folder / "host")
+        path = host.write("root/.ssh/authorized_keys", "ssh-ed25519 AAAA\n")
+        if fault == "a link":
+            path.unlink()
+            path.symlink_to("/etc/hostname")
+        with as_unprivileged_user(folder):
+            if fault == "denied":
+                path.chmod(0)
+            result = review(host, folder=folder / "artifacts")
+
+    expected = dict.fromkeys(("keys in authorized_keys", "weak keys", UNUSED_KEYS.partition(": ")[2]), UNKNOWN)
+    found = {name.partition(": ")[2]: status for name, status in not_ok(result).items() if "key" in name}
+    assert found == expected, result.text()
 
 
 @pytest.mark.parametrize("link", ["/data/al", "../../outside", "{outside}", "al", "..//../outside/./", "/etc/passwd"])
@@ -544,6 +591,18 @@ def test_roles_of_postgres_are_read_with_the_login_of_roles_sql(own_postgres: Po
     assert next(row for row in table(later) if row["name"] == "loader")["last used"] == f"{NOW - 9 * DAY:%Y-%m-%d}"
 
 
+def test_no_role_is_powerful_only_if_all_roles_were_read(own_postgres: PostgresServer) -> None:
+    url = own_postgres.create("trading")
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("DO $$ BEGIN FOR i IN 1..1001 LOOP EXECUTE format('CREATE ROLE r%s LOGIN', i); END LOOP; END $$")
+
+    result = review(None, ALL, targets={"postgres": {"main": {"dsn": url}}})
+
+    unknown = {name for name, status in not_ok(result).items() if status is UNKNOWN and name.startswith("postgres")}
+    names = ("all roles", "superusers that can log in", "roles with powerful rights", "roles whose password has ended")
+    assert unknown == {f"postgres main: {name}" for name in names}, result.text()
+
+
 USERS = [
     {
         "orgId": 1,
@@ -593,8 +652,20 @@ def test_accounts_of_grafana_have_their_age_and_last_use_and_what_is_denied_is_u
     with http_service({**replies, "/api/serviceaccounts/search": denied, "/api/auth/keys": denied}) as url:
         result = review(host, grafana="g", targets={"http": {"g": {"url": url}}})
     unknown = {name for name, status in not_ok(result).items() if status is UNKNOWN}
-    assert unknown == {"grafana g: service accounts", "grafana g: API keys"}, result.text()
+    # Tokens are of service accounts: whether one never expires is not known.
+    parts = ("service accounts", "API keys", "tokens that never expire")
+    assert unknown == {f"grafana g: {part}" for part in parts}, result.text()
     assert "serviceaccounts:read" in result.check("grafana g: service accounts").hint
+
+
+def test_no_hash_of_basic_authentication_is_weak_only_if_all_lines_were_understood(host: Host, tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text("ada:$2y$05$HASHHASH\nnot a line\n")
+
+    result = review(host, basic_auth=[str(file)])
+
+    names = ("readable", "weak hashes")
+    assert not_ok(result) == {f"basic auth {file}: {name}": UNKNOWN for name in names}, result.text()
 
 
 def test_basic_authentication_and_tokens_are_listed_without_anything_secret(host: Host, tmp_path: Path) -> None:
@@ -723,6 +794,28 @@ def test_a_review_of_which_only_names_were_kept_is_never_the_same(host: Host, af
     assert ("only names" if status is UNKNOWN else "+bo: all commands") in str(check.observed)
 
 
+@pytest.mark.parametrize("part", ["sudoers.d/other", "sudoers", "group"])
+@pytest.mark.parametrize("added", [False, True])
+def test_rules_and_groups_are_not_the_same_while_a_part_of_them_was_not_read(
+    host: Host, part: str, added: bool
+) -> None:
+    series = listed(review(host), DAY)
+    if part == "group":
+        host.groups.append("nonsense")
+    else:
+        (host.root / "etc" / part).unlink(missing_ok=True)
+        (host.root / "etc" / part).symlink_to("/mnt/elsewhere")
+    if added:
+        host.groups[2] = "docker:x:999:al"
+    host.save()
+
+    check = review(host, series=series).check(SINCE)
+
+    assert check.status is (WARN if added else UNKNOWN), check
+    assert str(check.observed).startswith("+docker: al" if added else "unknown: partial: ")
+    assert "-" not in str(check.observed).partition(":")[0], "what was not read is not known to be gone"
+
+
 @pytest.mark.parametrize("former", [False, True])
 def test_a_decision_to_keep_a_rule_of_sudo_does_not_cover_a_wider_one(host: Host, former: bool) -> None:
     path = host.write("etc/sudoers.d/team", LS)
@@ -759,7 +852,7 @@ def test_a_rule_of_sudo_that_was_revoked_by_its_name_only_still_fails_until_it_i
 
 
 def test_decisions_are_bound_to_the_table_and_a_partial_one_is_reported() -> None:
-    rows = rows_of(Access("account", "host a", name) for name in ("al", "=cmd", "bo, b"))
+    rows = rows_of((Access("account", "host a", name) for name in ("al", "=cmd", "bo, b")), 1)
     ids, digest = [row[0] for row in rows], digest_of(rows)
     filled = to_csv(rows, {ids[0]: "keep", ids[1]: "revoke"})
 
@@ -886,6 +979,8 @@ def test_a_person_signs_off_at_the_gate_and_the_next_review_finds_what_was_not_r
         again = wait_at_gate(daemon, 2)
         checks = {check["name"]: check["status"] for check in again["steps"][0]["attempts"][-1]["checks"]}
         assert checks["host local: account toor is revoked, as decided"] == "fail"
+        refused = daemon.maintd("approve", "2", "--decisions", str(file))
+        assert (refused.code, "is not the table of run 2" in refused.err) == (2, True), "the rows are the same"
         daemon.maintd("reject", "2", "--why", "later")
         last = wait_ended(daemon, 2)["steps"][-1]
         assert (last["name"], last["state"]) == ("access_sign_off", "failed")

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from support.clock import now_within_a_day
 from support.databases import database
+from support.host_roots import this_machine_as_a_host
 from support.job_runs import JobResult, run_job
 from support.sample_weeks import history
 from support.servers.docker import BUSYBOX, DockerEngine
@@ -36,6 +37,12 @@ HEADINGS = ["Storage", "Memory", "Network", "Forecasts", "Recommendations", "Met
 # What a template that nobody filled, or a value that nobody checked, would leave behind.
 PLACEHOLDER = re.compile(r"\[(from|calculated|if needed|opportunities|count)|\bNone\b|\bnan\b|\binf\b|\{\{|TODO")
 NOWHERE = {"dsn": "postgresql://postgres@127.0.0.1:1/x"}
+
+
+@pytest.fixture(autouse=True)
+def on_a_host() -> Iterator[None]:
+    with this_machine_as_a_host():
+        yield
 
 
 @pytest.fixture(scope="module")

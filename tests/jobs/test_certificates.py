@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -490,6 +491,39 @@ def test_a_file_with_a_key_that_others_can_read_fails(site: Site, tmp_path: Path
 
     expected = {f"certificates/{name}: only its owner can read it": FAIL for name in ("acme.json", "web.pem")}
     assert not_ok(result) == expected, result.text()
+
+
+@pytest.mark.parametrize("label", ["TRUSTED CERTIFICATE", "PKCS7", "CMS", "PKCS #7 SIGNED DATA", "X509 CERTIFICATE"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_block_that_may_have_certificates_and_is_not_read_is_named(
+    tmp_path: Path, good: Issued, label: str, beside: bool
+) -> None:
+    other = good.pem.replace(b"CERTIFICATE-", f"{label}-".encode())
+    put(tmp_path, "web.pem", (good.pem if beside else b"") + other)
+
+    result = read(tmp_path)
+
+    unknown = {name: status for name, status in not_ok(result).items() if status is UNKNOWN}
+    assert len(unknown) == 1, result.text()
+    assert f"a block {label} is not read" in str(result.check(next(iter(unknown))).observed)
+
+
+def test_keys_parameters_and_requests_beside_a_certificate_are_no_certificates(tmp_path: Path, good: Issued) -> None:
+    labels = ("DH PARAMETERS", "EC PARAMETERS", "PUBLIC KEY", "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
+    others = [f"-----BEGIN {label}-----\nMAo=\n-----END {label}-----\n".encode() for label in labels]
+    put(tmp_path, "web.pem", good.key + good.pem + b"".join(others))
+
+    assert not [name for name, status in not_ok(read(tmp_path)).items() if status is UNKNOWN]
+
+
+def test_a_file_with_a_time_beyond_the_year_9999_is_read(good: Issued) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # tmpfs keeps all of it
+        put(Path(folder), "web.pem", good.key + good.pem)
+        os.utime(Path(folder, "web.pem"), (300_000_000_000, 300_000_000_000))
+
+        result = read(Path(folder))
+
+    assert not [name for name, status in not_ok(result).items() if status is UNKNOWN], result.text()
 
 
 def test_pem_files_are_read_with_chains_bundles_of_authorities_and_links(site: Site, tmp_path: Path) -> None:

@@ -387,6 +387,30 @@ def test_packages_of_a_further_index_are_not_sent(services: PackageServices, tmp
 
 
 @pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, "constraints.txt"),
+        ("!!\n", "a constraints file that is no requirement"),
+        ("django @ https://u:hunter2@g.e/d.whl\n", "the constraint of django to address of g.e"),
+        ("-c ../elsewhere.txt\n", "the constraints file elsewhere.txt"),
+    ],
+)
+def test_a_constraints_file_that_is_not_read_or_not_understood_is_named(
+    services: PackageServices, tmp_path: Path, content: str | None, named: str
+) -> None:
+    path = tmp_path / "project/requirements.txt"
+    path.parent.mkdir()
+    (tmp_path / "elsewhere.txt").write_text("django==1.0\n")
+    path.write_text(f"jinja2==3.1.2\n-c {'../' if content is None else ''}constraints.txt\n")
+    ((tmp_path if content is None else path.parent) / "constraints.txt").write_text(content or "django==1.0\n")
+
+    check = review(services, path, "osv").check(f"{path}: can be read")
+
+    assert (check.status, named in str(check.observed)) == (UNKNOWN, True), check
+    assert "hunter2" not in str(check)
+
+
+@pytest.mark.parametrize(
     ("line", "sent", "other"),
     [
         ("-rbase.txt", "django", ""),
@@ -397,6 +421,9 @@ def test_packages_of_a_further_index_are_not_sent(services: PackageServices, tmp
         ("# a comment \\\ndjango==1.0", "django", ""),
         ("-cbase.txt", "", ""),
         ("--constraint=base.txt", "", ""),
+        ("-cbase.txt\nDjango", "django", ""),
+        ("django>0.1 --hash=sha256:00\n--constraint base.txt", "django", ""),
+        ("django\n-c more.txt", "django", ""),
         ("-egit+https://u:hunter2@g.e/y#egg=y", "", "y (git of g.e)"),
         ("--editable=git+https://u:hunter2@g.e/y#egg=y", "", "y (git of g.e)"),
     ],
@@ -406,6 +433,7 @@ def test_options_of_requirements_are_read_attached_as_well_as_separate(
 ) -> None:
     path = tmp_path / "requirements.txt"
     (tmp_path / "base.txt").write_text("django==1.0\n")
+    (tmp_path / "more.txt").write_text("# all\n-r base.txt\n")
     path.write_text(f"jinja2==3.1.2\n{line}\n")
 
     result = review(services, path, "osv")

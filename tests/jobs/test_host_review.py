@@ -192,11 +192,32 @@ def test_a_link_is_followed_within_the_host_and_one_to_nothing_masks(host: Path)
     (host / "etc/sysctl.d/99-sysctl.conf").symlink_to("/etc/sysctl.conf")
     (host / "etc/sysctl.d/99-other.conf").symlink_to("/dev/null")
     write(host, "usr/lib/sysctl.d/99-other.conf", "vm.swappiness = 60\n")
-    (host / "etc/sysctl.d/99-out.conf").symlink_to("../../../../../../etc/passwd")
 
     result = review(host)
 
     assert found(result, "vm.swappiness after a restart").observed == "5 by /etc/sysctl.conf:1"
+
+
+@pytest.mark.parametrize("link", ["../../../../../../etc/passwd", "/mnt/not-mounted/a.conf", "99-link.conf"])
+def test_what_a_link_to_nothing_below_the_root_sets_is_unknown_and_nothing_outside_is_read(
+    host: Path, link: str
+) -> None:
+    (host / "etc/sysctl.d/99-link.conf").symlink_to(link)
+
+    check = found(review(host), "vm.swappiness after a restart")
+
+    assert check.status is CheckStatus.UNKNOWN
+    assert "99-link.conf" in str(check.observed)
+
+
+def test_a_folder_of_settings_that_is_a_link_is_read_where_it_leads_below_the_root(host: Path) -> None:
+    write(host, "usr/share/settings/99-z.conf", "vm.swappiness = 60\n")
+    (host / "lib").symlink_to("/usr")
+    (host / "usr/sysctl.d").symlink_to("../../../usr/share/settings")
+
+    check = found(review(host), "vm.swappiness after a restart")
+
+    assert check.observed == "60 by /usr/share/settings/99-z.conf:1"
 
 
 def test_lines_that_the_runbook_appended_again_and_again_are_named(host: Path) -> None:
@@ -309,10 +330,29 @@ def test_a_kernel_without_ipv6_has_no_such_sockets(host: Path) -> None:
 
 @pytest.mark.parametrize("line", ["   0: zz:16 00:00 0A\n", "   0: 0000:0016 00:00 0A\n", "   0: 00000000 00:00 0A\n"])
 def test_a_line_that_is_no_address_is_an_error(host: Path, line: str) -> None:
-    write(host, "proc/1/net/tcp", "heading\n" + line)
+    write(host, "proc/1/net/tcp", TCP.splitlines()[0] + "\n" + line)
 
     with pytest.raises(TargetError, match="is not an address"):
         sockets.listening(host / "proc")
+
+
+@pytest.mark.parametrize("text", ["", "cut\n"])
+def test_tables_of_the_kernel_that_are_empty_are_unknown(host: Path, text: str) -> None:
+    write(host, "proc/1/net/tcp", text)
+    write(host, "proc/1/mountinfo", text)
+
+    result = not_ok(review(host, listening=["22"]))
+
+    assert (result["sockets"], result["mounts"]) == (CheckStatus.UNKNOWN, CheckStatus.UNKNOWN), result
+
+
+@pytest.mark.parametrize("text", ["1_0", "١٠", "+10", "1e1", "08", "0x1_0", "10 "])
+def test_a_value_of_a_file_is_read_as_the_kernel_reads_it(host: Path, text: str) -> None:
+    write(host, "etc/sysctl.d/99-stack.conf", f"vm.swappiness = {text}\nvm.overcommit_memory = 01\n")
+
+    check = found(review(host), "vm.swappiness after a restart")
+
+    assert check.status is (CheckStatus.OK if text == "10 " else CheckStatus.WARN)
 
 
 @pytest.mark.parametrize("text", ["ssh", "1:2:3", "99999", "10.0.0.0/99:5", "22/icmp", ""])

@@ -231,3 +231,56 @@ def test_versions_are_ordered_as_by_dpkg(version: str) -> None:
 
 def test_this_kernel_has_a_version_that_is_read(host: HostRoot) -> None:
     assert examine(host).check(RUNNING).observed == KERNEL
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("etc/os-release", "host: distribution"),
+        ("var/lib/dpkg/status", "host: packages"),
+        ("var/lib/dpkg", "host: packages"),
+        ("var/lib/apt/lists", "host: packages"),
+        ("run", "host: reboot required"),
+        ("boot", RUNNING),
+    ],
+)
+@pytest.mark.parametrize("to", ["absolute", "relative", "loop"])
+def test_a_link_out_of_the_root_is_unknown_and_nothing_outside_is_read(
+    host: HostRoot, tmp_path_factory: pytest.TempPathFactory, name: str, check: str, to: str
+) -> None:
+    outside = HostRoot(tmp_path_factory.mktemp("outside"))
+    outside.write("etc/os-release", "ID=debian\nVERSION_ID=11\n")
+    outside.write("run/reboot-required", "")
+    outside.write("boot/vmlinuz-9.9.9-amd64", "")
+    outside.installed(stanza("outside", "1"))
+    place = host.root / name
+    place.rename(host.root / "before")
+    target = outside.root / name
+    relative = os.path.relpath(target, place.parent)
+    place.symlink_to({"absolute": target, "relative": relative, "loop": place.name}[to])
+
+    result = examine(host)
+
+    assert result.check(check).status is UNKNOWN, result.text()
+    assert "outside" not in {str(item.labels.get("package")) for item in result.measures}
+    assert "9.9.9" not in result.text()
+
+
+def test_links_are_followed_as_on_the_host(host: HostRoot) -> None:
+    for name in ("etc/os-release", "var/lib/dpkg", "var/lib/apt/lists", "run", "boot"):
+        (host.root / "data").mkdir(exist_ok=True)
+        moved = host.root / "data" / name.replace("/", "-")
+        (host.root / name).rename(moved)
+        (host.root / name).symlink_to(f"/data/{moved.name}")
+
+    assert not_ok(examine(host)) == {}
+
+
+def test_a_reboot_that_is_required_since_the_year_11476_is_no_error(host: HostRoot) -> None:
+    path = host.write("run/reboot-required", "")
+    os.utime(path, (300_000_000_000, 300_000_000_000))  # ext4 keeps 2446 of it
+
+    result = examine(host)
+
+    assert result.check(REBOOT).status in (OK, WARN, UNKNOWN), result.text()
+    assert "Error" not in result.text()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.host_roots import this_machine_as_a_host
 from support.job_runs import JobResult, run_job
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine
@@ -219,7 +220,8 @@ def test_a_container_close_to_its_memory_limit_fails(docker_server: DockerEngine
 
 @pytest.fixture(scope="module")
 def bare() -> Iterator[JobResult]:
-    yield run_job("resource_usage", {"interval": "500ms"})
+    with this_machine_as_a_host():
+        yield run_job("resource_usage", {"interval": "500ms"})
 
 
 def test_a_bare_host_gives_real_numbers(bare: JobResult) -> None:

@@ -266,6 +266,21 @@ def test_a_log_that_is_a_link_to_itself_is_unknown(root: Path) -> None:
     assert result.measure("auth_failures_total_24h") == 1
 
 
+@pytest.mark.parametrize("linked", ["auth.log", "."])
+def test_a_log_that_is_a_link_out_of_the_root_is_unknown_and_not_read(tmp_path: Path, root: Path, linked: str) -> None:
+    outside = tmp_path / "of this machine"
+    outside.mkdir()
+    (outside / "auth.log").write_text(failed(NOW - HOUR, 50))
+    place = root / "var/log" / linked
+    place.unlink() if linked == "auth.log" else place.rename(root / "var/before")
+    place.symlink_to(outside / linked)
+
+    result = review_logins(root)
+
+    assert result.outcome in ("unknown", "failed"), result.text()
+    assert not any(item.name == "auth_failures_total_24h" and item.value for item in result.measures)
+
+
 def test_a_quiet_run_forgets_no_login(root: Path) -> None:
     long_ago = {"user": "al", "source": THEM, "key": ""}
     too_long_ago = {"user": "bo", "source": THEM, "key": ""}
@@ -527,12 +542,25 @@ def test_a_journal_file_is_read_like_a_folder_of_journals(journals: Path, tmp_pa
 
 @pytest.mark.server
 def test_the_journal_of_a_host_is_found_below_its_root(journals: Path, root: Path) -> None:
-    (root / "var/log/journal").symlink_to(journals)
+    shutil.copytree(journals, root / "var/lib/journals")
+    (root / "var/log/journal").symlink_to("/var/lib/journals")
 
     result = review_logins(root)
 
     assert "journal" in str(result.check("logins: log").observed), result.text()
     assert result.check("logins: failures from one address in a day").observed == 20
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("linked", ["journal", "journal/0123", "journal/system.journal"])
+def test_a_link_out_of_the_root_is_not_read_as_the_journal_of_the_host(journals: Path, root: Path, linked: str) -> None:
+    place = root / "var/log" / linked
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(next(journals.glob("*/*.journal")) if linked.endswith(".journal") else journals)
+
+    result = review_logins(root)
+
+    assert result.check("logins: log").observed == str(root / "var/log/auth.log"), result.text()
 
 
 @pytest.mark.server

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
+
+from maintd.checks.host import mounted
 
 KERNEL = "6.12.48-amd64"
 LIBC = "7f00-7f01 r-xp 00000000 fe:00 1234  /usr/lib/x86_64-linux-gnu/libc.so.6"
@@ -64,3 +70,12 @@ class HostRoot:
     def process(self, pid: int, name: str, group: str, maps: str = LIBC) -> None:
         for file, text in (("comm", f"{name}\n"), ("cgroup", group), ("maps", f"{maps}\n")):
             self.write(f"proc/{pid}/{file}", text)
+
+
+@contextmanager
+def this_machine_as_a_host() -> Iterator[None]:
+    """Have this machine taken for a host, also where the tests run in a container."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mounted, "MARKS", ())
+        patch.delenv(mounted.KUBERNETES, raising=False)
+        yield

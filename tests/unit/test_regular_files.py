@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from maintd.clients.files import read_regular
+from maintd.clients.files import instant_of, modified_at, read_regular
 from maintd.errors import TargetError
 
 
@@ -48,3 +49,25 @@ def test_a_link_is_only_followed_if_it_may_be(tmp_path: Path) -> None:
         read_regular(tmp_path / "link", 10, follow=False)
     assert refused.value.cause == "unfamiliar"
     assert read_regular(tmp_path / "secret", 10, follow=False) == b"x"
+
+
+@pytest.mark.parametrize("seconds", [2**62, 253_402_300_800, 253_402_300_799.5, 10**18, -(2**62), -62_135_596_801])
+def test_a_time_that_no_datetime_has_is_still_in_the_future_or_old(seconds: float) -> None:
+    now = datetime.now(UTC)
+
+    found = instant_of(seconds)
+
+    assert (found > now) is (seconds > 0)
+    assert found + timedelta(days=300) > found - timedelta(days=300), "it can be calculated with"
+    assert f"{found:%Y-%m-%d}"
+
+
+def test_a_time_beyond_the_year_9999_on_a_disk_is_read() -> None:
+    path = Path("/dev/shm") / f"maintd-test-{os.getpid()}"  # tmpfs keeps all of it
+    path.write_text("x")
+    try:
+        os.utime(path, ns=(0, 2**62))
+        os.utime(path, (300_000_000_000, 300_000_000_000))
+        assert modified_at(path.stat()).year == 9998
+    finally:
+        path.unlink()

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maintd.checks.access.host_files import read_lines
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
+
+MAX_BYTES = 4 << 20
+"""Of one file with accounts, keys or rights."""
 
 _NO_SHELL = ("nologin", "false", "sync", "shutdown", "halt", "git-shell")
 FIRST_PERSON = 1000  # UID_MIN of login.defs on Debian, Ubuntu and Fedora
@@ -38,8 +41,8 @@ class Password:
 
     @property
     def usable(self) -> bool:
-        """Whether one can log in with it."""
-        return self.kind not in ("locked", "unfamiliar")
+        """Whether one can log in with it, or it is not known whether one can."""
+        return self.kind != "locked"
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ class Accounts:
 
 def read_accounts(root: Path) -> Accounts:
     """Read the accounts. Raises TargetError when passwd or group cannot be read, or passwd has no account."""
-    accounts, damaged = [], []
-    for number, line in enumerate(read_lines(root, "etc/passwd"), 1):
+    files, accounts, damaged = RootedFiles(root), [], []
+    for number, line in enumerate(files.lines("etc/passwd", MAX_BYTES), 1):
         fields = line.split(":")
         if not line.strip() or line.startswith(("#", "+", "-")):
             continue
@@ -97,7 +100,7 @@ def read_accounts(root: Path) -> Accounts:
     if not accounts:
         raise TargetError(f"{root}/etc/passwd has no account", cause="empty")
     groups: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(read_lines(root, "etc/group"), 1):
+    for number, line in enumerate(files.lines("etc/group", MAX_BYTES), 1):
         fields = line.split(":")
         if not line.strip() or line.startswith(("#", "+", "-")):
             continue
@@ -110,7 +113,7 @@ def read_accounts(root: Path) -> Accounts:
     passwords: dict[str, Password] | TargetError
     damaged_passwords: list[str] = []
     try:
-        passwords, damaged_passwords = read_shadow(read_lines(root, "etc/shadow"))
+        passwords, damaged_passwords = read_shadow(files.lines("etc/shadow", MAX_BYTES))
     except TargetError as error:
         passwords = error
     return Accounts(tuple(accounts), groups, passwords, tuple(damaged), tuple(damaged_passwords))
@@ -161,4 +164,4 @@ def kind_of(field: str) -> str:
         return "sha1"
     if field.startswith("$"):
         return _KINDS.get(field[1:].partition("$")[0], "unfamiliar")
-    return "des" if len(field) == 13 else "unfamiliar"
+    return "des" if re.fullmatch(r"[./0-9A-Za-z]{13}", field) else "unfamiliar"

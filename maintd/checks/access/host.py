@@ -30,14 +30,17 @@ _MEANING = {
     "admin": "runs commands as root",
     "shadow": "reads the hashes of passwords",
 }
+_PWCK = "compare etc/passwd and etc/shadow with: pwck -r; in a copy without hashes, keep their kind, such as $y$"
 _DORMANT = "PCI DSS 4.0.1, 8.2.6: inactive accounts are disabled within 90 days"
 _CIS = "CIS Debian Linux 12 Benchmark 1.1.0"
 
 
 def report(
     ctx: Context, host: str, root: Path, kept: KeptLogins | None, groups: Sequence[str], unused: timedelta
-) -> list[Access]:
-    """Read and check a host; return what is to be signed off. kept: None where its logins are not reviewed.
+) -> tuple[list[Access], str]:
+    """Read and check a host; return what is to be signed off, and what of its groups and sudo rules was not read.
+
+    kept: None where its logins are not reviewed.
 
     Raises TargetError when its accounts cannot be read.
     """
@@ -45,6 +48,7 @@ def report(
     damaged = name_first([*found.damaged])
     if damaged:
         ctx.unknown(f"{place}: lines of passwd and group", f"unfamiliar: {damaged}", expected="understood")
+    unread = [f"not understood: {damaged}"] if damaged else []
     people = [each for each in found.accounts if each.has_shell and not each.is_system]
     keys = read_keys(root, found.accounts)
     _report_accounts(ctx, place, found)
@@ -66,12 +70,21 @@ def report(
             ctx.passed(f"{place}: sudoers", "sudo is not installed", expected="readable")
         else:
             ctx.report_error(f"{place}: sudoers", error, expected="readable", role=Role.SOURCE)
-        return result
-    return result + _report_sudoers(ctx, place, rights)
+            unread.append("sudoers")
+        return result, "; ".join(unread)
+    unread += [name_first([printable(each) for each in (*rights.unread, *rights.damaged)])]
+    return result + _report_sudoers(ctx, place, rights), "; ".join(filter(None, unread))
 
 
-def _warn(ctx: Context, name: str, found: Iterable[str], hint: str, rule: str, *, fail: bool = False) -> None:
+def _warn(
+    ctx: Context, name: str, found: Iterable[str], hint: str, rule: str, *, fail: bool = False, unseen: str = ""
+) -> None:
+    """A check that nothing is found. unseen: what was not read, so that it is not known whether there is none."""
     names = [printable(each) for each in found]
+    if unseen and not names:
+        advice = "see what could not be read in the other checks of this host"
+        ctx.unknown(name, f"partial: {unseen}", expected="none", hint=advice, rule=rule)
+        return
     ctx.check(
         name,
         name_first(names) or "none",
@@ -83,12 +96,14 @@ def _warn(ctx: Context, name: str, found: Iterable[str], hint: str, rule: str, *
 
 
 def _report_accounts(ctx: Context, place: str, found: Accounts) -> None:
+    lines = [line for line in found.damaged if line.startswith("passwd")]
+    unseen = f"not understood: {name_first(lines)}" if lines else ""
     roots = [each.name for each in found.accounts if each.uid == 0 and each.name != "root"]
     change = f"on the host: {command('userdel', roots[0])}" if roots else ""
-    _warn(ctx, f"{place}: accounts with uid 0 beside root", roots, change, f"{_CIS}, 5.4.2.1", fail=True)
+    _warn(ctx, f"{place}: accounts with uid 0 beside root", roots, change, f"{_CIS}, 5.4.2.1", fail=True, unseen=unseen)
     system = [each.name for each in found.accounts if each.is_system and each.has_shell]
     change = f"on the host: {command('usermod', '-s', '/usr/sbin/nologin', system[0])}" if system else ""
-    _warn(ctx, f"{place}: system accounts with a shell", system, change, f"{_CIS}, 5.4.2.7")
+    _warn(ctx, f"{place}: system accounts with a shell", system, change, f"{_CIS}, 5.4.2.7", unseen=unseen)
 
 
 def _report_passwords(ctx: Context, place: str, found: Accounts) -> None:
@@ -100,7 +115,7 @@ def _report_passwords(ctx: Context, place: str, found: Accounts) -> None:
             f"{place}: passwords",
             f"{error.cause}: {error.message}",
             expected="readable",
-            hint="optional: a file that maintd may read is enough, with the hashes replaced by x",
+            hint="optional: a copy that maintd may read is enough, with each hash cut after its kind, such as $y$",
             optional=True,
         )
     else:
@@ -117,13 +132,16 @@ def _report_passwords(ctx: Context, place: str, found: Accounts) -> None:
         if (password := each.password or shadow.get(each.name)) is not None
     ]
 
-    def report_found(title: str, names: Sequence[str], change: str, rule: str, *, fail: bool = False) -> None:
-        name = f"{place}: {title}"
-        if names or not (unseen or isinstance(found.passwords, TargetError)):
+    unclear = [f"{printable(name)}: no known kind of hash" for name, each in known if each.kind == "unfamiliar"]
+
+    def report_found(
+        title: str, names: Sequence[str], change: str, rule: str, *, fail: bool = False, more: Sequence[str] = ()
+    ) -> None:
+        name, missing = f"{place}: {title}", [*unseen, *more]
+        if names or not (missing or isinstance(found.passwords, TargetError)):
             _warn(ctx, name, names, change, rule, fail=fail)
-        elif unseen:
-            hint = "compare etc/passwd and etc/shadow with: pwck -r"
-            ctx.unknown(name, f"partial: shadow: {name_first(unseen)}", expected="none", hint=hint)
+        elif missing:
+            ctx.unknown(name, f"partial: shadow: {name_first(missing)}", expected="none", hint=_PWCK)
 
     empty = [name for name, each in known if each.kind == "empty"]
     change = f"on the host: {command('passwd', '-l', empty[0])}" if empty else ""
@@ -135,23 +153,27 @@ def _report_passwords(ctx: Context, place: str, found: Accounts) -> None:
     report_found("passwords that never expire", endless, change, f"{_CIS}, 5.4.1.1")
     weak = [f"{name}: {each.kind}" for name, each in known if each.kind in WEAK]
     change = "set ENCRYPT_METHOD YESCRYPT in /etc/login.defs, then let them change it with passwd"
-    report_found("passwords with a weak hash", weak, change, f"{_CIS}, 5.4.1.4")
-    if unseen:
-        hint = "compare etc/passwd and etc/shadow with: pwck -r"
-        ctx.unknown(f"{place}: passwords", f"partial: shadow: {name_first(unseen)}", expected="a line each", hint=hint)
+    report_found("passwords with a weak hash", weak, change, f"{_CIS}, 5.4.1.4", more=unclear)
+    if unseen or unclear:
+        seen = f"partial: shadow: {name_first([*unseen, *unclear])}"
+        ctx.unknown(f"{place}: passwords", seen, expected="a line each", hint=_PWCK)
 
 
 def _report_keys(ctx: Context, place: str, keys: Keys) -> None:
     weak = [f"{each.user}: {each.weak} {each.fingerprint}" for each in keys.keys if each.weak]
     change = "let the person make a new one with: ssh-keygen -t ed25519; then delete the line"
-    _warn(ctx, f"{place}: weak keys", weak, change, "OpenSSH 7.0 release notes; NIST SP 800-131A Rev. 2")
-    if keys.unread or keys.damaged or keys.cut:
+    shown, rule = _unread_keys(keys), "OpenSSH 7.0 release notes; NIST SP 800-131A Rev. 2"
+    _warn(ctx, f"{place}: weak keys", weak, change, rule, unseen=shown)
+    if shown:
         cause = "denied" if any("denied" in each for each in keys.unread) else "unfamiliar"
-        shown = name_first([*keys.unread, *keys.damaged, *(["more than 1000 keys"] if keys.cut else [])])
         hint = "let maintd read the files, or correct these lines"
         ctx.unknown(f"{place}: keys in authorized_keys", f"{cause}: {shown}", expected="readable", hint=hint)
     else:
         ctx.passed(f"{place}: keys in authorized_keys", f"{len(keys.keys)} read", expected="readable")
+
+
+def _unread_keys(keys: Keys) -> str:
+    return name_first([*keys.unread, *keys.damaged, *(["more than 1000 keys"] if keys.cut else [])])
 
 
 def _report_unused(
@@ -179,13 +201,16 @@ def _report_unused(
     old = [each for each in keys.keys if late(kept.last_of_key(each.fingerprint, each.md5))]
     hint = f"ask, then delete the line from the authorized_keys of {printable(old[0].user)}" if old else ""
     shown = [f"{each.user}: {each.fingerprint} {each.comment}".strip() for each in old]
-    _unused(ctx, f"{place}: keys that were not used for {days}", shown, cause, hint)
+    _unused(ctx, f"{place}: keys that were not used for {days}", shown, cause, hint, _unread_keys(keys))
 
 
-def _unused(ctx: Context, name: str, found: Sequence[str], cause: str, hint: str) -> None:
+def _unused(ctx: Context, name: str, found: Sequence[str], cause: str, hint: str, unseen: str = "") -> None:
+    """unseen: what was not read of what could be unused."""
     shown = name_first([printable(each) for each in found]) or "none"
-    unknown = cause if found else ""
-    if unknown:
+    unknown = cause if found else f"partial: {unseen}" if unseen else ""
+    if unknown and not found:
+        hint = "see what could not be read in the other checks of this host"
+    elif unknown:
         hint = "it is known once security_log_review has reviewed all of that time without a gap"
     ctx.report(
         [Criterion(name, shown, equals="none", unknown=unknown, severity=CheckStatus.WARN, hint=hint, rule=_DORMANT)]

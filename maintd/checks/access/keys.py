@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from maintd.checks.access.accounts import Account
-from maintd.checks.access.host_files import read_lines
+from maintd.checks.access.accounts import MAX_BYTES, Account
 from maintd.checks.hints import printable
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 
 FILES = (".ssh/authorized_keys", ".ssh/authorized_keys2")
@@ -49,14 +49,14 @@ class Keys:
 
 def read_keys(root: Path, accounts: Sequence[Account]) -> Keys:
     """Read the keys of all accounts; a home that is not there has none, one that is a link to nothing is not read."""
-    found = Keys()
+    files, found = RootedFiles(root), Keys()
     for account in accounts:
         if not account.home.startswith("/") or account.home == "/nonexistent":
             continue
         for name in FILES:
             path = f"{account.home.strip('/')}/{name}".lstrip("/")
             try:
-                lines = read_lines(root, path)
+                lines = files.lines(path, MAX_BYTES, follow=False)
             except TargetError as error:
                 if error.cause != "not_found":
                     found.unread.append(f"{printable(account.name)}: {error.cause}: {error.message}")

@@ -10,6 +10,7 @@ from maintd.checks.access.table import Access
 from maintd.checks.hints import command, name_first, printable
 from maintd.clients import postgres
 from maintd.job.context import Context
+from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import PostgresTarget
 from maintd.reports.formatting import instant
@@ -97,11 +98,12 @@ def report(ctx: Context, name: str, found: Roles, allowed: Sequence[str]) -> lis
     place, now = f"postgres {name}", ctx.now()
     supers = [each.name for each in found.roles if "superuser" in each.attributes and each.name not in allowed]
     change = command("psql", "-c", f"ALTER ROLE {_quoted(supers[0])} NOSUPERUSER") if supers else ""
-    ctx.check(
+    _check_none(
+        ctx,
+        found,
         f"{place}: superusers that can log in",
-        name_first([printable(each) for each in supers]) or "none but those allowed",
-        equals="none but those allowed",
-        severity=CheckStatus.WARN,
+        [printable(each) for each in supers],
+        none="none but those allowed",
         hint=f"{change}; or name them in the param superusers",
         rule=_RULE,
     )
@@ -117,26 +119,38 @@ def report(ctx: Context, name: str, found: Roles, allowed: Sequence[str]) -> lis
             else f"ALTER ROLE {_quoted(first.name)} NOCREATEROLE"
         )
         change = command("psql", "-c", text)
-    ctx.check(
+    _check_none(
+        ctx,
+        found,
         f"{place}: roles with powerful rights",
-        name_first(powers) or "none",
-        equals="none",
-        severity=CheckStatus.WARN,
+        powers,
         hint=change,
         rule="PostgreSQL documentation, 22.5 Predefined Roles",
     )
     ended = [printable(each.name) for each in found.roles if each.valid_until is not None and each.valid_until < now]
-    ctx.check(
+    _check_none(
+        ctx,
+        found,
         f"{place}: roles whose password has ended",
-        name_first(ended) or "none",
-        equals="none",
-        severity=CheckStatus.WARN,
+        ended,
         hint=f"{command('psql', '-c', f'DROP ROLE {_quoted(ended[0])}')}, or give it a new end" if ended else "",
         rule=_RULE,
     )
     if found.cut:
         ctx.unknown(f"{place}: all roles", "cut: more than 1000 roles can log in", expected="at most 1000")
     return [_access(ctx, place, each, found) for each in found.roles]
+
+
+def _check_none(
+    ctx: Context, found: Roles, name: str, names: Sequence[str], *, hint: str, rule: str, none: str = "none"
+) -> None:
+    """A check that there are no such roles, which is not known where the list of roles was cut."""
+    cause = "partial: more than 1000 roles can log in" if found.cut and not names else ""
+    observed = name_first(names) or none
+    criterion = Criterion(
+        name, observed, equals=none, unknown=cause, severity=CheckStatus.WARN, hint=hint if names else "", rule=rule
+    )
+    ctx.report([criterion])
 
 
 def _access(ctx: Context, place: str, role: Role, found: Roles) -> Access:

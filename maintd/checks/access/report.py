@@ -6,11 +6,11 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
-from maintd.checks.access.accounts import WEAK, kind_of
-from maintd.checks.access.host_files import read_lines
+from maintd.checks.access.accounts import MAX_BYTES, WEAK, kind_of
 from maintd.checks.access.kept_logins import KeptLogins, Login
 from maintd.checks.access.table import Access
 from maintd.checks.hints import command, name_first, printable
+from maintd.clients.rooted_files import RootedFiles
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.access import Token, TokenState
@@ -110,7 +110,7 @@ def logins_section(ctx: Context, kept: KeptLogins, period: timedelta) -> Section
 def report_basic_auth(ctx: Context, path: Path) -> list[Access]:
     """Check the kinds of hash in a file of basic authentication; nothing of a hash is kept. Raises TargetError."""
     place, weak, damaged, result = f"basic auth {path}", list[str](), 0, list[Access]()
-    for line in read_lines(path.parent, path.name):
+    for line in RootedFiles(path.parent).lines(path.name, MAX_BYTES):
         if not line.strip() or line.startswith("#"):
             continue
         name, separator, field = line.strip().partition(":")
@@ -125,13 +125,18 @@ def report_basic_auth(ctx: Context, path: Path) -> list[Access]:
         ctx.unknown(f"{place}: readable", f"unfamiliar: {damaged} lines", expected="NAME:HASH")
     else:
         ctx.passed(f"{place}: readable", f"{len(result)} names", expected="NAME:HASH")
-    ctx.check(
-        f"{place}: weak hashes",
-        name_first(weak) or "none",
-        equals="none",
-        severity=CheckStatus.WARN,
-        hint=command("htpasswd", "-B", str(path), weak[0].partition(":")[0]) if weak else "",
-        rule="OWASP Password Storage Cheat Sheet: MD5, SHA-1 and DES are not for passwords",
+    ctx.report(
+        [
+            Criterion(
+                f"{place}: weak hashes",
+                name_first(weak) or "none",
+                equals="none",
+                unknown=f"partial: {damaged} lines were not understood" if damaged and not weak else "",
+                severity=CheckStatus.WARN,
+                hint=command("htpasswd", "-B", str(path), weak[0].partition(":")[0]) if weak else "",
+                rule="OWASP Password Storage Cheat Sheet: MD5, SHA-1 and DES are not for passwords",
+            )
+        ]
     )
     return result
 

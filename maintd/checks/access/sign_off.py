@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from maintd.checks.access.table import MOST, Access, digest_of, from_note, rows_of, to_csv
@@ -16,17 +16,18 @@ from maintd.reports.document import Cell, Section, Table, columns
 from maintd.reports.formatting import instant
 
 JOB = "access_sign_off"
+_SHOWN_COLUMNS = 6  # in the report, whose run is known
 _CHUNK = 40  # rows of one handed value: below 16 KiB, also of long names
 _RULE = "CIS Controls 8.1, 5.1: accounts are reviewed on a recurring schedule"
 _CHANGES = "CIS Docker Benchmark 1.6.0, 1.1.2; CIS Controls 8.1, 6.8"
 _REVOKED = "CIS Controls 8.1, 6.2: access that is no longer needed is revoked"
 
 
-def report_earlier(ctx: Context, accesses: Sequence[Access], complete: Sequence[str], within: timedelta) -> set[str]:
+def report_earlier(ctx: Context, accesses: Sequence[Access], hosts: Mapping[str, str], within: timedelta) -> set[str]:
     """Compare with what was decided and listed earlier; return the ids that are new since the last review.
 
-    complete: the places that could be read as a whole; what is missing from another is not known to be gone. within:
-    how long a person has for a decision.
+    hosts: the places of hosts that could be read, each with what was not read of its groups and sudo rules, empty for
+    nothing: what is missing from such a place is not known to be gone. within: how long a person has for a decision.
     """
     now = ctx.now()
     decided: dict[str, tuple[datetime, bool]] = {}
@@ -65,7 +66,7 @@ def report_earlier(ctx: Context, accesses: Sequence[Access], complete: Sequence[
         rule=_RULE,
     )
     new = {each.id for each in accesses if last is not None and last not in listed.get(each.id, ())}
-    _report_groups(ctx, accesses, complete, last)
+    _report_groups(ctx, accesses, hosts, last)
     for each in accesses:
         labels = {"id": each.id, "kind": each.kind, "place": each.place, "name": printable(each.name)[:100]}
         labels |= {"rule": each.rule} if each.rule else {}
@@ -73,7 +74,7 @@ def report_earlier(ctx: Context, accesses: Sequence[Access], complete: Sequence[
     return new
 
 
-def _report_groups(ctx: Context, accesses: Sequence[Access], complete: Sequence[str], last: datetime | None) -> None:
+def _report_groups(ctx: Context, accesses: Sequence[Access], hosts: Mapping[str, str], last: datetime | None) -> None:
     """The difference of groups and sudo rules from the last review."""
     if last is None:
         return
@@ -83,9 +84,7 @@ def _report_groups(ctx: Context, accesses: Sequence[Access], complete: Sequence[
         for labels in (point.labels for point in ctx.series("access_listed") if point.at == last)
         if labels.get("kind") in kinds
     ]
-    for place in complete:
-        if not place.startswith("host "):
-            continue
+    for place, unread in hosts.items():
         of_place = [labels for labels in earlier if labels["place"] == place]
         only_names = any(labels["kind"] == "sudo rule" and "rule" not in labels for labels in of_place)
         before = {(labels["kind"], labels["name"], labels.get("rule", "")) for labels in of_place}
@@ -98,8 +97,14 @@ def _report_groups(ctx: Context, accesses: Sequence[Access], complete: Sequence[
         if only_names:
             added = {each for each in now if each[:2] not in {one[:2] for one in before}}
             gone = {each for each in before if each[:2] not in {one[:2] for one in now}}
+        if unread:
+            gone = set()  # what is missing may be in the part that was not read
         changes = [f"+{_subject(*each)}" for each in sorted(added)] + [f"-{_subject(*each)}" for each in sorted(gone)]
         name = f"{place}: groups and sudo rules since the last review"
+        if unread and not changes:
+            hint = "see the checks of this host that are unknown"
+            ctx.unknown(name, f"partial: {unread}", expected="the same", hint=hint, rule=_CHANGES)
+            continue
         if only_names and not changes:
             cause = f"partial: the review of {last:%Y-%m-%d} has kept only names of sudo rules, and these are the same"
             hint = "check the sudo rules of this table; the next review compares them"
@@ -121,7 +126,7 @@ def _subject(kind: str, name: str, rule: str) -> str:
 
 def show_table(ctx: Context, accesses: Sequence[Access], new: set[str]) -> Section:
     """Save the table, hand it to the gate and the step after it, and return it as a section of the report."""
-    rows = rows_of(accesses)
+    rows = rows_of(accesses, ctx.run_id)
     if len(rows) > MOST:
         ctx.unknown("sign-off: all accesses", f"partial: {len(rows)} are more than {MOST}", expected=f"at most {MOST}")
         rows = rows[:MOST]
@@ -130,7 +135,9 @@ def show_table(ctx: Context, accesses: Sequence[Access], new: set[str]) -> Secti
     ctx.hand_over("access_table", {"digest": digest, "rows": len(rows)})
     for start in range(0, len(rows), _CHUNK):
         ctx.hand_over(f"access_rows_{start // _CHUNK}", [list(row) for row in rows[start : start + _CHUNK]])
-    cells = tuple((*(Cell(text) for text in row), Cell("new" if row[0] in new else "")) for row in rows)
+    cells = tuple(
+        (*(Cell(text) for text in row[:_SHOWN_COLUMNS]), Cell("new" if row[0] in new else "")) for row in rows
+    )
     titles = columns("Id", "Kind", "Place", "Name", "Rights", "Last used", "New")
     table = Table(f"To be signed off: table {digest}", titles, cells, "Nothing was found.")
     how = (

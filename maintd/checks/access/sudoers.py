@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from maintd.checks.access.host_files import names_in, read_lines
+from maintd.checks.access.accounts import MAX_BYTES
 from maintd.checks.hints import printable
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 
 _MOST_FILES = 128
@@ -61,7 +62,7 @@ class Sudoers:
 def read_sudoers(root: Path) -> Sudoers:
     """Read sudoers and what it includes. Raises TargetError when the first file cannot be read."""
     found = Sudoers()
-    _read(root, "etc/sudoers", found, [], first=True)
+    _read(RootedFiles(root), "etc/sudoers", found, [], first=True)
     found.grants = [
         Grant(
             who,
@@ -104,12 +105,12 @@ def _digest(rule: str, definitions: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(sorted(parts)).encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
-def _read(root: Path, name: str, found: Sudoers, within: list[str], *, first: bool = False) -> None:
+def _read(files: RootedFiles, name: str, found: Sudoers, within: list[str], *, first: bool = False) -> None:
     if name in within or found.read >= _MOST_FILES:
         found.unread.append(f"/{name}: included in itself, or too many files")
         return
     try:
-        lines = read_lines(root, name)
+        lines = files.lines(name, MAX_BYTES)
     except TargetError as error:
         if first:
             raise
@@ -122,13 +123,13 @@ def _read(root: Path, name: str, found: Sudoers, within: list[str], *, first: bo
         if text.endswith("\\"):
             text = text[:-1] + " "
             continue
-        _line(root, name, number, text.strip(), found, [*within, name])
+        _line(files, name, number, text.strip(), found, [*within, name])
         text = ""
     if text.strip():
         found.damaged.append(f"/{name}: its last line is continued")
 
 
-def _line(root: Path, name: str, number: int, line: str, found: Sudoers, within: list[str]) -> None:
+def _line(files: RootedFiles, name: str, number: int, line: str, found: Sudoers, within: list[str]) -> None:
     include = re.fullmatch(r"[#@](include|includedir)\s+(\"[^\"]+\"|\S+)", line)
     if include:
         path = include[2].strip('"')
@@ -136,9 +137,9 @@ def _line(root: Path, name: str, number: int, line: str, found: Sudoers, within:
         if "%h" in path:
             found.unread.append(f"/{path}: names the host")
         elif include[1] == "include":
-            _read(root, path, found, within)
+            _read(files, path, found, within)
         else:
-            _read_folder(root, path, found, within)
+            _read_folder(files, path, found, within)
         return
     line = _COMMENT.sub("", line).strip()
     if not line:
@@ -176,13 +177,13 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _read_folder(root: Path, folder: str, found: Sudoers, within: list[str]) -> None:
+def _read_folder(files: RootedFiles, folder: str, found: Sudoers, within: list[str]) -> None:
     try:
-        names = names_in(root, folder)
+        names = files.names(folder)
     except TargetError as error:
         if error.cause != "not_found":
             found.unread.append(f"{error.cause}: {error.message}")
         return
     for each in names:
         if not each.endswith("~") and "." not in each:  # as sudo: editors and package managers leave others
-            _read(root, f"{folder}/{each}", found, within)
+            _read(files, f"{folder}/{each}", found, within)

@@ -19,7 +19,7 @@ MOST = 500
 MAX_NOTE = 2000
 """Characters of the note of an approval."""
 
-COLUMNS = ("id", "kind", "place", "name", "rights", "last used", "decision")
+COLUMNS = ("id", "kind", "place", "name", "rights", "last used", "run", "decision")
 _ID = re.compile(r"[0-9a-f]{8}")
 _DIGEST_LENGTH = 16
 
@@ -68,10 +68,13 @@ def _cell(text: str) -> str:
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
-def rows_of(accesses: Iterable[Access]) -> list[tuple[str, ...]]:
-    """The rows of the table, each id once, by kind, place and name."""
+def rows_of(accesses: Iterable[Access], run_id: int) -> list[tuple[str, ...]]:
+    """The rows of the table of a run, each id once, by kind, place and name.
+
+    The number of the run is in each row, so that a table with decisions is of no other run, also when nothing changed.
+    """
     unique = {each.id: each for each in accesses}
-    return sorted((each.row for each in unique.values()), key=lambda row: (row[1:4], row[0]))
+    return sorted(((*each.row, str(run_id)) for each in unique.values()), key=lambda row: (row[1:4], row[0]))
 
 
 def digest_of(rows: Iterable[Sequence[str]]) -> str:

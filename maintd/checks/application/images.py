@@ -39,7 +39,7 @@ def inspect(engine: Docker, used: ImageInUse) -> ImageSize:
     except TargetError as error:
         if isinstance(error.__cause__, NotFound):
             text = f"{engine.name}: the image {used.name} was removed, while a container of {used.service} has it"
-            raise TargetError(text, "remove the container, or create it anew", cause="not_found") from error
+            raise TargetError(text, "remove the container, or create it again", cause="not_found") from error
         raise
     size, layers = raw.get("Size"), (raw.get("RootFS") or {}).get("Layers")
     if not isinstance(size, int) or not isinstance(layers, list):

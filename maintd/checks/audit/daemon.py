@@ -20,7 +20,8 @@ from maintd.checks.docker.end_of_life import Software, support
 from maintd.checks.hints import printable
 from maintd.checks.probes import value_or_error
 from maintd.clients.docker import Docker, translated
-from maintd.clients.files import read_regular
+from maintd.clients.files import shown
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
 
@@ -104,11 +105,11 @@ def _file(root: Path | None) -> Mapping[str, Any]:
     if root is None:
         hint = "mount the root of the engine's host, and name its target in the param engine_host"
         raise TargetError("daemon.json is on the engine's host, which is not mounted", hint, cause="not_configured")
-    path = root / FILE
-    if not path.parent.parent.is_dir():
-        raise TargetError(f"{path.parent.parent}: not found", "mount the host's root", cause="not_found")
+    files = RootedFiles(root)
+    if not files.exists("etc"):
+        raise TargetError(f"{shown(root / 'etc')}: not found", "mount the host's root", cause="not_found")
     try:
-        content = read_regular(path, _MAX_FILE)
+        content = files.read(FILE, _MAX_FILE)
     except TargetError as error:
         if error.cause == "not_found":
             return {}  # all settings have their defaults
@@ -118,7 +119,9 @@ def _file(root: Path | None) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise TargetError(f"{path}: is not a JSON object", "dockerd --validate --config-file PATH", cause="malformed")
+        raise TargetError(
+            f"{shown(root / FILE)}: is not a JSON object", "dockerd --validate --config-file PATH", cause="malformed"
+        )
     return found
 
 

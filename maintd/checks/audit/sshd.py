@@ -6,17 +6,15 @@ no file sets has OpenSSH's default.
 
 from __future__ import annotations
 
-import errno
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from maintd.checks.audit.rule import Blind, Outcome, Rule, Violation
 from maintd.checks.hints import printable
-from maintd.clients.causes import cause_of
-from maintd.clients.files import read_regular, shown
+from maintd.clients.files import shown
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
 
@@ -24,8 +22,6 @@ CONFIG = "etc/ssh/sshd_config"
 MAX_FILE = 1 << 20
 MAX_DEPTH = 16
 """Of Include. Source: SERVCONF_MAX_DEPTH of OpenSSH's servconf.c."""
-MAX_LINKS = 40
-"""On the way to one file. Source: MAXSYMLINKS of Linux."""
 _HINT = "read it as root: files of sshd are 0600 on some distributions"
 
 FAIL, WARN = CheckStatus.FAIL, CheckStatus.WARN
@@ -96,106 +92,41 @@ class Block:
 
 def read(root: Path) -> list[Block] | None:
     """The blocks, the first of which applies to all; None where sshd is not installed. Raises TargetError."""
-    if not _matches(root, CONFIG):
-        if not (root / "etc").is_dir():
-            raise TargetError(f"{root}: has no /etc", "mount the host's root", cause="not_found")
+    files = RootedFiles(root, _HINT)
+    if not files.exists(CONFIG):
+        if not files.exists("etc"):
+            raise TargetError(f"{shown(root)}: has no /etc", "mount the host's root", cause="not_found")
         return None
     blocks = [Block("")]
-    _read(root, root / CONFIG, blocks, 0)
+    _read(files, CONFIG, blocks, 0)
     return blocks
 
 
-def _read(root: Path, path: Path, blocks: list[Block], depth: int) -> None:
+def _read(files: RootedFiles, name: str, blocks: list[Block], depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise TargetError(f"{path}: more than {MAX_DEPTH} levels of Include", cause="malformed")
-    shown = "/" + str(path.relative_to(root))
+        raise TargetError(f"/{shown(name)}: more than {MAX_DEPTH} levels of Include", cause="malformed")
     current = blocks[-1]
-    for number, line in enumerate(_text(root, path).splitlines(), 1):
+    text = files.read(name, MAX_FILE).decode(errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
         words = _words(line)
         if not words:
             continue
         keyword, values = words[0].lower(), words[1:]
         if keyword == "match":
             # A Match of an included file ends with the file.
-            name = printable(" ".join(values))[:100]
-            current = Block(f"Match {name}")
+            title = printable(" ".join(values))[:100]
+            current = Block(f"Match {title}")
             blocks.append(current)
         elif keyword == "include":
             for pattern in values:
                 inner = pattern if pattern.startswith("/") else f"/etc/ssh/{pattern}"
-                for found in _matches(root, inner):
+                for found in files.glob(inner):
                     blocks.append(current)
-                    _read(root, found, blocks, depth + 1)
+                    _read(files, found, blocks, depth + 1)
                     blocks.append(current)
         elif values:
-            current.values.setdefault(_ALIASES.get(keyword, keyword), (" ".join(values), shown, number))
-
-
-def _text(root: Path, path: Path) -> str:
-    """The text of a file of the host; a link is followed within its root."""
-    return read_regular(_followed(root, path), MAX_FILE, _HINT).decode(errors="replace")
-
-
-def _matches(root: Path, pattern: str) -> list[Path]:
-    """What a pattern of Include names, in order. Raises TargetError for a folder that cannot be listed.
-
-    pathlib's glob is no help: it passes over such a folder, whose files could set anything.
-    """
-    if "\0" in pattern:
-        raise TargetError(f"{shown(root / CONFIG)}: an Include has a NUL byte", cause="malformed")
-    found = [root]
-    for part in pattern.split("/"):
-        if part not in ("", "."):
-            found = [match for folder in found for match in _matching(root, folder, part)]
-    return sorted(found)
-
-
-def _matching(root: Path, folder: Path, part: str) -> list[Path]:
-    at = _followed(root, folder)
-    try:
-        if part == "..":
-            return [folder / part]
-        if not any(char in part for char in "*?["):
-            (at / part).lstat()
-            return [folder / part]
-        # As in glob(3), a wildcard matches no dot at the beginning.
-        names = (one.name for one in at.iterdir() if part.startswith(".") or not one.name.startswith("."))
-        return [folder / name for name in names if fnmatchcase(name, part)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise TargetError(f"{shown(folder)}: {error.strerror}", _HINT, cause=cause_of(error) or "failed") from error
-
-
-def _followed(root: Path, path: Path) -> Path:
-    """The path without links, each of which is followed within the root. Raises TargetError."""
-    waiting, at, links = list(reversed(path.relative_to(root).parts)), root, 0
-    while waiting:
-        part = waiting.pop()
-        if part == "..":
-            if at == root:
-                raise TargetError(f"{shown(path)}: leads out of the host's root", _HINT, cause="malformed")
-            at = at.parent
-            continue
-        try:
-            to = (at / part).readlink()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if links:
-                text = f"{shown(path)}: is a link to what does not exist here"
-                raise TargetError(text, "mount what it leads to, or remove it", cause="not_found") from error
-            at /= part
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                text = f"{shown(path)}: {error.strerror}"
-                raise TargetError(text, _HINT, cause=cause_of(error) or "failed") from error
-            at /= part  # no link
-        else:
-            links += 1
-            if links > MAX_LINKS:
-                raise TargetError(f"{shown(path)}: more than {MAX_LINKS} links", _HINT, cause="malformed")
-            at = root if to.is_absolute() else at
-            waiting += reversed([one for one in to.parts if one != "/"])
-    return at
+            place = (" ".join(values), f"/{shown(name)}", number)
+            current.values.setdefault(_ALIASES.get(keyword, keyword), place)
 
 
 def _words(line: str) -> list[str]:

@@ -23,7 +23,7 @@ from maintd.checks.hints import printable
 from maintd.checks.probes import as_target_error
 from maintd.clients.bounded import parse_json
 from maintd.clients.causes import cause_of
-from maintd.clients.files import Entry, Tree, shown
+from maintd.clients.files import Entry, Tree, modified_at, shown
 from maintd.errors import MaintdError, TargetError
 
 MAX_FILES = 2000
@@ -34,6 +34,10 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 _CRL = re.compile(rb"-----BEGIN X509 CRL-----[^-]+-----END X509 CRL-----")
 _KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 _BORDER = re.compile(rb"-----(BEGIN|END) ([^-\r\n]{1,80})-----")
+_READ = (b"CERTIFICATE", b"X509 CRL")
+_NO_CERTIFICATE = re.compile(
+    rb"(?:[A-Z0-9 ]*(?:PRIVATE KEY|PUBLIC KEY|PARAMETERS))|(?:NEW )?CERTIFICATE REQUEST|ATTRIBUTE CERTIFICATE"
+)
 _FILES = re.compile(r"\.(pem|crt|cer|cert)$|^acme[^/]*\.json$", re.IGNORECASE)
 _UNREAD = datetime.min.replace(tzinfo=UTC)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -135,7 +139,7 @@ def read_file(path: Path, name: str | None = None) -> StoredFile:
     items, has_key = _acme(data, name) if acme else (list(_pem(data, name)), _KEY.search(data) is not None)
     return StoredFile(
         path=name,
-        modified_at=datetime.fromtimestamp(status.st_mtime, UTC),
+        modified_at=modified_at(status),
         mode=stat.S_IMODE(status.st_mode),
         has_key=has_key,
         acme=acme,
@@ -153,9 +157,11 @@ def _pem(data: bytes, name: str) -> Iterator[Stored]:
     incomplete = _incomplete(data, name)
     if incomplete is not None:
         yield Stored("", problem=incomplete)
+    others = _other_blocks(data, name)
+    yield from others
     blocks = [match[0] for match in _PEM.finditer(data)]
     if not blocks:
-        if incomplete is None and not _CRL.search(data) and not _KEY.search(data):
+        if incomplete is None and not others and not _CRL.search(data) and not _KEY.search(data):
             yield Stored("", problem=TargetError(f"{name}: has no certificate in PEM", cause="unfamiliar"))
         return
     chain, problems = _parsed(blocks, name)
@@ -165,6 +171,21 @@ def _pem(data: bytes, name: str) -> Iterator[Stored]:
             yield Stored(certificate.label, (certificate,))
     elif chain:
         yield Stored(chain[0].label, tuple(chain))
+
+
+def _other_blocks(data: bytes, name: str) -> list[Stored]:
+    """Blocks that may have certificates, and are not read: `TRUSTED CERTIFICATE` of OpenSSL, `PKCS7`, `CMS`, ….
+
+    Of keys, parameters, requests and revocation lists it is known that they have none.
+    """
+    found = []
+    for label in dict.fromkeys(border[2] for border in _BORDER.finditer(data) if border[1] == b"BEGIN"):
+        if label not in _READ and _NO_CERTIFICATE.fullmatch(label) is None:
+            kind = printable(label.decode(errors="replace"))
+            hint = "write its certificates as PEM: openssl x509, or openssl pkcs7 -print_certs"
+            error = TargetError(f"{name}: a block {kind} is not read", hint, cause="unfamiliar")
+            found.append(Stored(kind, problem=error))
+    return found
 
 
 def _incomplete(data: bytes, name: str) -> TargetError | None:

@@ -10,6 +10,8 @@ from typing import Any
 from docker.errors import NotFound
 
 from maintd.clients.docker import SERVICE, Docker, translated
+from maintd.clients.rooted_files import RootedFiles
+from maintd.errors import TargetError
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ def _log(raw: Mapping[str, Any], root: Path) -> ContainerLog:
 def _size(path: str, root: Path) -> int | None:
     if not path:
         return None
-    file = root / path.lstrip("/")
+    files, (folder, _, name) = RootedFiles(root), path.rpartition("/")
     try:
-        return sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))
-    except OSError:
+        parts = [each for each in files.names(folder) if each.startswith(name)]
+        return sum(files.status(f"{folder}/{each}").st_size for each in parts)
+    except TargetError:
         return None

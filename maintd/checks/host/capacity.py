@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 
-from maintd.clients.host import Host, Mount, Usage, connect, usages
+from maintd.checks.host.mounted import has_proc, has_root
+from maintd.clients.host import Host, Mount, Usage, connect, own_mounts, usages
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 from maintd.model.target import HostTarget
 from maintd.reports.figure import Figure, unmeasured
@@ -16,25 +18,32 @@ _TIMEOUT = timedelta(seconds=5)
 
 
 def figures(target: HostTarget, name: str) -> Iterator[Figure]:
-    """Every real file system with its inodes, memory and swap, and the counters of each physical network interface."""
+    """Every real file system with its inodes, memory and swap, and the counters of each physical network interface.
+
+    In a container without the host's root and /proc, the file systems are the container's, named as such.
+    """
     host = connect(target, name=name)
+    is_seen = has_root(host.target) and has_proc(host.target)
+    place = name if is_seen else f"{name} (container of maintd)"
     try:
-        for mount, usage in usages(host.mounts(), _TIMEOUT):
-            yield from _file_system(name, mount, usage)
+        for mount, usage in usages(host.mounts() if is_seen else own_mounts(), _TIMEOUT):
+            yield from _file_system(place, mount, usage, "" if is_seen else " (container of maintd)")
     except TargetError as error:
         yield unmeasured("file system", name, "B", "statvfs", str(error))
     yield from _memory(host)
     yield from _interfaces(host)
 
 
-def _file_system(host: str, mount: Mount, usage: Usage | TargetError) -> Iterator[Figure]:
+def _file_system(host: str, mount: Mount, usage: Usage | TargetError, place: str) -> Iterator[Figure]:
+    """place: after the mount point in names: whose it is, if it is not the host's."""
     source, labels = f"statvfs of {mount.point}", {"host": host, "mount": mount.point}
+    name = f"{mount.point}{place}"
     if isinstance(usage, TargetError):
-        yield unmeasured("file system", mount.point, "B", source, str(usage))
+        yield unmeasured("file system", name, "B", source, str(usage))
         return
     yield Figure(
         "file system",
-        mount.point,
+        name,
         usage.used,
         "B",
         source,
@@ -46,7 +55,7 @@ def _file_system(host: str, mount: Mount, usage: Usage | TargetError) -> Iterato
     if usage.inodes:
         yield Figure(
             "inodes",
-            mount.point,
+            name,
             usage.inodes - usage.inodes_available,
             "",
             source,
@@ -89,6 +98,8 @@ def _memory(host: Host) -> Iterator[Figure]:
 
 
 def _interfaces(host: Host) -> Iterator[Figure]:
+    if not has_proc(host.target):
+        return  # those of the container are not the host's
     proc = host.target.proc
     # In a sidecar, net/dev has the container's own interfaces; the host's are those of its process 1.
     path = proc / "net/dev" if host.local else proc / "1/net/dev"
@@ -97,10 +108,14 @@ def _interfaces(host: Host) -> Iterator[Figure]:
     except OSError as error:
         yield unmeasured("network", host.name, "B", str(path), f"{path}: {error.strerror}")
         return
-    devices = host.target.root / "sys/class/net"
+    files = RootedFiles(host.target.root)
+    devices = "sys/class/net"
     for interface, _, numbers in rows:
         name, values = interface.strip(), [int(word) for word in numbers.split()]
-        physical = (devices / name / "device").exists() if devices.is_dir() else not _VIRTUAL.match(name)
+        try:
+            physical = files.exists(f"{devices}/{name}/device") if files.exists(devices) else not _VIRTUAL.match(name)
+        except TargetError:
+            physical = not _VIRTUAL.match(name)
         if not physical or len(values) < 12:
             continue
         for direction, column, measure in (

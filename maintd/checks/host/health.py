@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from maintd.checks.host.mounted import has_proc, has_root, not_mounted
 from maintd.checks.limits import Limits
 from maintd.checks.probes import value_or_error
 from maintd.clients import host
@@ -48,13 +49,15 @@ class HostFacts:
     load: host.Load | TargetError
     pressure: list[host.Pressure]
     mounts: list[tuple[host.Mount, Usage | TargetError]] | TargetError
-    not_mounted: tuple[str, ...]  # mounts of the target that are not mounted
+    not_mounted: tuple[str, ...] = ()  # mounts of the target that are not mounted
+    of_container: bool = False  # the mounts are those of maintd's own container, and the host's are not seen
 
 
 def collect(target: HostTarget, name: str) -> HostFacts:
     """Read everything. Only the file systems may be slow: each takes at most the target's timeout."""
     machine = host.connect(target, name=name)
-    mounts = value_or_error(machine.mounts)
+    of_container = not (has_root(machine.target) and has_proc(machine.target))
+    mounts = value_or_error(host.own_mounts if of_container else machine.mounts)
     points = set() if isinstance(mounts, TargetError) else {mount.point for mount in mounts}
     return HostFacts(
         memory=value_or_error(machine.memory),
@@ -62,8 +65,9 @@ def collect(target: HostTarget, name: str) -> HostFacts:
         pressure=machine.pressure(),
         mounts=mounts if isinstance(mounts, TargetError) else list(usages(mounts, target.timeout)),
         not_mounted=()
-        if isinstance(mounts, TargetError)
+        if isinstance(mounts, TargetError) or of_container
         else tuple(point for point in machine.target.mounts if point not in points),
+        of_container=of_container,
     )
 
 
@@ -73,6 +77,11 @@ def report(ctx: Context, name: str, facts: HostFacts, limits: HostLimits) -> Non
     _report_memory(ctx, subject, name, facts.memory, limits)
     _report_load(ctx, subject, name, facts.load, limits)
     _report_pressure(ctx, subject, name, facts.pressure, limits)
+    if facts.of_container:
+        error = not_mounted("its file systems")
+        cause = f"{error.cause}: {error.message}"
+        ctx.unknown(f"{subject}: file systems", cause, expected="mounted", hint=error.hint or "", optional=True)
+        subject, name = f"{subject} (container of maintd)", f"{name} (container of maintd)"
     if isinstance(facts.mounts, TargetError):
         ctx.report_error(f"{subject}: file systems", facts.mounts)
         return

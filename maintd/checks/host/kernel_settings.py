@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Self
 
 from pydantic import model_validator
 
 from maintd.checks.hints import name_first
+from maintd.checks.host.mounted import has_root, not_mounted, shares_network
 from maintd.checks.limits import Limits
 from maintd.checks.probes import value_or_error
 from maintd.clients import sysctl
@@ -98,20 +98,26 @@ def collect(target: HostTarget, keys: Iterable[str]) -> KernelFacts:
     """Read the settings of a host; an error is in the place of its value."""
     host = resolved(target)
     return KernelFacts(
-        values={key: value_or_error(partial(_running, host.proc, key)) for key in keys},
+        values={key: value_or_error(partial(_running, host, key)) for key in keys},
         huge_pages=value_or_error(lambda: sysctl.huge_pages(host.root)),
-        boot=value_or_error(lambda: sysctl.boot_settings(host.root)),
+        boot=value_or_error(lambda: _boot_settings(host)),
     )
 
 
-def _running(proc: Path, key: str) -> int:
-    if key.startswith("net.") and sysctl.shares_network(proc) is not True:
+def _boot_settings(host: HostTarget) -> BootSettings:
+    if not has_root(host):
+        raise not_mounted("what its files set")
+    return sysctl.boot_settings(host.root)
+
+
+def _running(host: HostTarget, key: str) -> int:
+    if key.startswith("net.") and not shares_network(host):
         raise TargetError(
             f"{key} is of a network namespace, and this process is not in that of the host",
-            "run the container of maintd with network_mode: host, or read it there: sysctl " + key,
+            f"run the container of maintd with network_mode: host and the host's /proc, or read it there: sysctl {key}",
             cause="not_configured",
         )
-    return sysctl.running(proc, key)
+    return sysctl.running(host.proc, key)
 
 
 def report(ctx: Context, name: str, facts: KernelFacts, profile: Mapping[str, Setting], modes: tuple[str, ...]) -> None:
@@ -161,7 +167,8 @@ def _report_kept(
     """Report whether a value that is right now is so after the next start, too."""
     check, expected = f"{subject}: {key} after a restart", "as now"
     if isinstance(boot, TargetError):
-        ctx.report_error(check, boot, expected=expected)
+        optional = boot.cause == "not_configured"
+        ctx.unknown(check, f"{boot.cause}: {boot.message}", expected=expected, hint=boot.hint or "", optional=optional)
         return False
     change = f"write {key} = {value} to {DROP_IN}"
     assignment = boot.last.get(key)
@@ -169,10 +176,8 @@ def _report_kept(
         is_default = value == setting.default
         text = "the kernel's default" if is_default else "set in no file"
         return _kept(ctx, check, text, change, is_kept=is_default)
-    try:
-        is_kept = setting.allows(int(assignment.value))
-    except ValueError:
-        is_kept = False
+    number = assignment.number
+    is_kept = number is not None and setting.allows(number)
     return _kept(ctx, check, f"{assignment.value} by {assignment.place}", change, is_kept=is_kept)
 
 

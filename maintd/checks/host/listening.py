@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import NamedTuple
 
+from maintd.checks.host.mounted import has_proc, not_mounted
 from maintd.clients.sockets import Listening, listening
 from maintd.job.context import Context
 from maintd.job.references import resolved
@@ -47,7 +48,10 @@ class Allowed(NamedTuple):
 
 def collect(target: HostTarget) -> list[Listening]:
     """The listening sockets of a host. Raises TargetError."""
-    return listening(resolved(target).proc)
+    host = resolved(target)
+    if not has_proc(host):
+        raise not_mounted("its sockets")
+    return listening(host.proc)
 
 
 def report(ctx: Context, name: str, sockets: Sequence[Listening], allowed: Sequence[Allowed] | None) -> None:

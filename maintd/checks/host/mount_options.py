@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from maintd.checks.host.mounted import has_proc, not_mounted
 from maintd.clients import host
 from maintd.clients.host import Mount
 from maintd.job.context import Context
@@ -19,7 +20,10 @@ _SOURCE = "mount(8), ext4(5), xfs(5)"
 
 def collect(target: HostTarget, name: str) -> list[Mount]:
     """The real file systems of a host. Raises TargetError."""
-    return host.connect(target, name=name).mounts()
+    machine = host.connect(target, name=name)
+    if not has_proc(machine.target):
+        raise not_mounted("its mounts")
+    return machine.mounts()
 
 
 def report(ctx: Context, name: str, mounts: Iterable[Mount]) -> None:

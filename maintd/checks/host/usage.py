@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from maintd.checks.docker import stats as containers
+from maintd.checks.host.mounted import in_container, shares_network
 from maintd.checks.limits import Limits
 from maintd.checks.probes import value_or_error
 from maintd.clients import docker, host
@@ -83,7 +84,15 @@ def collect_host(target: HostTarget, name: str, interval: timedelta) -> HostUsag
         rates = first
     else:
         rates = second if isinstance(second, TargetError) else host.rates(first, second)
-    return HostUsage(rates, machine.gauges(), own_memory() if machine.local else None, value_or_error(time_sync))
+    return HostUsage(rates, _gauges(machine), own_memory() if machine.local else None, value_or_error(time_sync))
+
+
+def _gauges(machine: host.Host) -> list[host.Gauge]:
+    """Those of the host: tracked connections are of a network namespace, which a container can have for itself."""
+    found = machine.gauges()
+    if in_container() and not shares_network(machine.target):
+        return [gauge for gauge in found if gauge.name != host.TRACKED_CONNECTIONS]
+    return found
 
 
 def collect_engine(target: DockerTarget, name: str, interval: timedelta) -> EngineUsage:

@@ -15,6 +15,8 @@ from maintd.checks.logs.log_files import UNKNOWN_SIZE, LineReader, LogFile, LogF
 from maintd.checks.logs.logins import LoginSummary
 from maintd.checks.logs.syslog import SyslogLine, expand_repeated, parse_syslog
 from maintd.checks.logs.unfamiliar_logins import LoginForms, LoginTally, may_be_success
+from maintd.clients.rooted_files import RootedFiles
+from maintd.errors import TargetError
 
 NAMES = ("auth.log", "secure")
 # In lower case. A line without any of these is not about a login; parsing only the others takes a fifth of the time.
@@ -23,6 +25,7 @@ _MARKERS = tuple(
     b"login,logged,accept,succe,granted,authenticated,authorized".split(b",")
 )
 NO_FORMS = LoginForms()
+_MOST_ZONE = 4096  # bytes of /etc/timezone
 
 
 @dataclass
@@ -40,32 +43,46 @@ class AuthLog:
 
 
 def find(root: Path) -> Path | None:
-    """Find the host's log. root: the folder where the host's root is mounted."""
+    """Find the host's log, also one that cannot be read. root: the folder where the host's root is mounted."""
+    files = RootedFiles(root)
     for name in NAMES:
-        path = root / "var/log" / name
-        if path.exists() or path.with_name(f"{name}.1").exists():
-            return path
+        for each in (name, f"{name}.1"):
+            try:
+                files.status(f"var/log/{each}", follow=False)
+            except TargetError as error:
+                if error.cause == "not_found":
+                    continue
+            return root / "var/log" / name
     return None
 
 
 def zone_of(root: Path) -> tzinfo:
     """Return the host's time zone, which applies to times without a zone; UTC when it cannot be determined."""
-    with suppress(OSError, ZoneInfoNotFoundError, ValueError):
-        link = str((root / "etc/localtime").readlink())
+    files = RootedFiles(root)
+    with suppress(OSError, TargetError, ZoneInfoNotFoundError, ValueError):
+        link = files.link("etc/localtime")
         return ZoneInfo(link.split("zoneinfo/", 1)[1] if "zoneinfo/" in link else link)
-    with suppress(OSError, ZoneInfoNotFoundError, ValueError):
-        return ZoneInfo((root / "etc/timezone").read_text().strip())
+    with suppress(OSError, TargetError, ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo(files.read("etc/timezone", _MOST_ZONE).decode(errors="replace").strip())
     return UTC
 
 
-def read(path: Path, since: datetime, summary: LoginSummary, zone: tzinfo, forms: LoginForms = NO_FORMS) -> AuthLog:
+def read(
+    path: Path,
+    since: datetime,
+    summary: LoginSummary,
+    zone: tzinfo,
+    forms: LoginForms = NO_FORMS,
+    root: Path = Path("/"),
+) -> AuthLog:
     """Add the events in [since, summary.until) to the summary. Raises TargetError when there is no log.
 
-    Lines are selected by their time, not by a position in the file. So nothing is lost or counted twice when the log is
-    rotated, truncated or compressed between two runs. Of files last written before `since` only the first line is read.
+    root: where the host's root is mounted, for a log below it. Lines are selected by their time, not by a position in
+    the file. So nothing is lost or counted twice when the log is rotated, truncated or compressed between two runs. Of
+    files last written before `since` only the first line is read.
     """
     found = AuthLog(path, tally=LoginTally(forms=forms))
-    for file in log_files.log_files(path):
+    for file in log_files.log_files(path, root):
         errors: list[str] = []
         with evaluated_alone(file.path, errors), log_files.open_log(file) as stream:
             _read_file(file, stream, since, summary, zone, found)

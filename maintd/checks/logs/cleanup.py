@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from maintd.checks.docker.container_logs import container_logs
+from maintd.checks.host.mounted import has_proc, not_mounted
 from maintd.checks.logs import rotation
 from maintd.checks.logs.rotation import CLOCKS, Plan, Rotated
 from maintd.checks.probes import as_target_error
@@ -20,21 +21,29 @@ from maintd.clients.open_files import OpenFiles, open_files
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
-from maintd.model.target import DockerTarget
+from maintd.model.target import DockerTarget, HostTarget
 from maintd.units import format_size
 
 _LOOKS_ROTATED = re.compile(r"\.(?:gz|xz|zst|bz2|lz4)$|[-_.]\d{1,14}$|(?<!\d)(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?!\d)")
 
 
-def collect_open_files(ctx: Context, host: str, proc: Path, max_held: int) -> OpenFiles | None:
-    """Check deleted files that processes hold open; return all open files, None when they cannot be read."""
+def collect_open_files(ctx: Context, host: str, target: HostTarget, max_held: int) -> OpenFiles | None:
+    """Check deleted files that processes hold open; return all open files, None when they cannot be read.
+
+    In a container without the host's /proc, only the container's own processes are seen: of the host it is unknown.
+    """
     check = f"{host}: deleted files held open"
     try:
         with as_target_error(check):
-            found = open_files(proc)
+            found = open_files(target.proc)
     except TargetError as error:
         ctx.report_error(check, error)
         return None
+    if not has_proc(target):
+        unseen = not_mounted("its processes")
+        cause, hint = f"{unseen.cause}: {unseen.message}", unseen.hint or ""
+        ctx.unknown(check, cause, expected="readable", hint=hint, optional=True)
+        return found
     total = sum(file.size_bytes for file in found.deleted)
     ctx.measure("logs_held_deleted_bytes", total, "B", host=host)
     largest = "; ".join(f"{one.holder}: {shown(one.path)}, {format_size(one.size_bytes)}" for one in found.deleted[:3])
@@ -114,13 +123,19 @@ def report_names(
 
 
 def report_rotation(
-    ctx: Context, subject: str, root: Path, active: Sequence[Entry], period: timedelta, host_root: Path
+    ctx: Context, subject: str, root: Path, active: Sequence[Entry], period: timedelta, host_root: Path | None
 ) -> None:
-    """Check for logs that logrotate does not know, or has not rotated within 1.5 periods."""
+    """Check for logs that logrotate does not know, or has not rotated within 1.5 periods.
+
+    host_root: where the root of the host is mounted; None: it is not.
+    """
     filled = {entry.relative for entry in active if entry.status.st_size}
     if not filled:
         return
     check = f"{subject}: logs overdue for rotation"
+    if host_root is None:
+        ctx.report_error(check, not_mounted("the state of its logrotate"))
+        return
     try:
         state = rotation.last_rotations(host_root)
     except TargetError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +18,8 @@ from maintd.checks.logs import login_messages
 from maintd.checks.logs.logins import LoginSummary
 from maintd.checks.logs.unfamiliar_logins import LoginForms, LoginTally
 from maintd.clients.bounded import parse_json
+from maintd.clients.files import shown
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 from maintd.units import duration_text
 
@@ -33,8 +37,27 @@ class Journal:
 
 
 def find(root: Path) -> list[Path]:
-    """Find the host's persistent and volatile journal. root: the folder where the host's root is mounted."""
-    return [folder for folder in (root / name for name in FOLDERS) if _patterns(folder)]
+    """Find the host's persistent and volatile journal, as paths without links, since journalctl reads them.
+
+    root: the folder where the host's root is mounted. Raises TargetError for a folder that cannot be listed, is a link
+    to nothing below the root, or has links in it, which journalctl would follow to files of this machine.
+    """
+    found, files = [], RootedFiles(root, "mount the host's /var/log, or set the param journal or auth_log")
+    for name in FOLDERS:
+        try:
+            folder = files.resolved(name)
+        except TargetError as error:
+            if error.cause == "not_found":
+                continue
+            raise
+        for each in (*files.glob(f"{name}/*"), *files.glob(f"{name}/*/*.journal")):
+            if stat.S_ISLNK(files.status(each, follow=False).st_mode):
+                raise TargetError(
+                    f"{shown(root / each)}: is a link, which is not followed", files.hint, cause="unfamiliar"
+                )
+        if _patterns(folder):
+            found.append(folder)
+    return found
 
 
 def available() -> bool:
@@ -133,8 +156,9 @@ def _patterns(place: Path) -> list[str]:
     """Return the file, or glob patterns of the journals in a folder and in its folders by machine id."""
     try:
         if place.is_file():
-            return [str(place)]
-        return [f"{place}/{pattern}" for pattern in ("*.journal", "*/*.journal") if any(place.glob(pattern))]
+            return [glob.escape(str(place))]
+        escaped = glob.escape(str(place))
+        return [f"{escaped}/{pattern}" for pattern in ("*.journal", "*/*.journal") if any(place.glob(pattern))]
     except OSError:
         return []
 

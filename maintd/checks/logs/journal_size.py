@@ -13,6 +13,7 @@ from shutil import disk_usage, which
 from maintd.checks.hints import command
 from maintd.checks.limits import Limits
 from maintd.clients.files import shown
+from maintd.clients.rooted_files import RootedFiles
 from maintd.clients.shell import Command, run
 from maintd.errors import TargetError
 from maintd.job.context import Context
@@ -20,6 +21,7 @@ from maintd.units import Duration, Size, duration_text, format_size
 
 FOLDER = "var/log/journal"
 _CONFIG = "systemd/journald.conf"
+_MOST_BYTES = 1 << 20  # of one file of settings
 _BY_PRECEDENCE = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
 _DEFAULT_SHARE, _DEFAULT_MOST = 0.10, 4 << 30  # of the file system, and bytes: SystemMaxUse when it is not set
 _FILES_OF_LIMIT = 8  # SystemMaxFileSize is an eighth of SystemMaxUse: the newest file may be that far above the limit
@@ -40,7 +42,7 @@ class JournalLimits(Limits):
 
 def report_journal(ctx: Context, host: str, root: Path, limits: JournalLimits) -> None:
     """Check the size of the journal by its limit, and delete archived files where the limits ask for it."""
-    place = limits.path or root / FOLDER
+    place = limits.path or _folder(root)
     check = f"{host}: journal"
     settings = read_settings(root)
     try:
@@ -66,6 +68,16 @@ def report_journal(ctx: Context, host: str, root: Path, limits: JournalLimits) -
     ctx.measure("journal_bytes", size, "B", host=host)
 
 
+def _folder(root: Path) -> Path:
+    """The folder without links, since journalctl reads it, too."""
+    try:
+        return RootedFiles(root).resolved(FOLDER)
+    except TargetError as error:
+        if error.cause == "not_found":
+            return root / FOLDER
+        raise
+
+
 def size_of(place: Path) -> int:
     """Bytes on disk of all journals below a folder. Raises TargetError, with cause `empty` when there are none."""
     total, found = 0, False
@@ -88,19 +100,23 @@ def size_of(place: Path) -> int:
 
 
 def read_settings(root: Path) -> dict[str, str]:
-    """journald's settings: the first main file by precedence, then drop-ins by name, of which the last wins."""
-    places = [root / folder for folder in _BY_PRECEDENCE]
-    main = next((place / _CONFIG for place in places if (place / _CONFIG).is_file()), None)
-    drop_ins: dict[str, Path] = {}
-    for place in reversed(places):
-        drop_ins |= {path.name: path for path in (place / f"{_CONFIG}.d").glob("*.conf")}
+    """journald's settings: the first main file by precedence, then drop-ins by name, of which the last wins.
+
+    Raises TargetError for a file that cannot be read: it could have the limit.
+    """
+    files = RootedFiles(root, "let maintd's user read it")
+    mains = (f"{folder}/{_CONFIG}" for folder in _BY_PRECEDENCE)
+    main = next((name for name in mains if files.exists(name)), None)
+    drop_ins: dict[str, str] = {}
+    for folder in reversed(_BY_PRECEDENCE):
+        drop_ins |= {name.rpartition("/")[2]: name for name in files.glob(f"{folder}/{_CONFIG}.d/*.conf")}
     found: dict[str, str] = {}
-    for path in (*((main,) if main else ()), *(drop_ins[name] for name in sorted(drop_ins))):
+    for name in (*((main,) if main else ()), *(drop_ins[each] for each in sorted(drop_ins))):
         parser = configparser.RawConfigParser(strict=False, delimiters=("=",), comment_prefixes=("#", ";"))
         parser.optionxform = str  # type: ignore[method-assign, assignment]  # names of systemd keep their case
         try:
-            parser.read_string(path.read_text("utf-8", "surrogateescape"))
-        except (OSError, configparser.Error):
+            parser.read_string(files.read(name, _MOST_BYTES).decode("utf-8", "surrogateescape"))
+        except configparser.Error:
             continue
         if parser.has_section("Journal"):
             found |= dict(parser.items("Journal"))

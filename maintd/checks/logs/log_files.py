@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 import re
 import stat
 import zlib
@@ -17,12 +16,14 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from maintd.checks.probes import as_target_error
-from maintd.clients.files import shown
+from maintd.clients.files import modified_at, shown
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 
 LONGEST_LINE = 64 * 1024
 UNPACKED_LIMIT = 256 * 1024 * 1024  # bytes of one compressed log; more is suspicious for a day's log
 _ROTATED = r"(?:[.-](?P<number>\d{1,14}(?:[-_T]\d{1,10}){0,3}))?(?:\.(?P<packed>gz|xz|bz2|zst|lz4))?"
+_HINT = "add this process' user to the group adm, or correct the path, or mount it"
 _MOST_COPIES = 5  # digits of a number that counts rotations; more are a date or a time
 
 
@@ -36,6 +37,7 @@ class LogFile:
     inode: int
     current: bool
     number: int | None = None  # in its name: of rotations since, or a date
+    root: Path = Path("/")  # below which its links are followed
 
     @property
     def packed(self) -> bool:
@@ -43,24 +45,32 @@ class LogFile:
         return self.path.suffix in (".gz", ".xz", ".bz2", ".zst", ".lz4")
 
 
-def log_files(path: Path) -> list[LogFile]:
+def log_files(path: Path, root: Path = Path("/")) -> list[LogFile]:
     """Return the current and the rotated files of a log, oldest first.
 
-    Rotated files are in the order of their numbers or dates, since copying or compressing may change the time of the
-    last write. A file that cannot be examined is included, so that opening it reports why. Raises TargetError: `empty`
-    when there is none, `denied` when they cannot be listed.
+    root: the folder where the host's root is mounted, for a path below it: nothing outside of it is read. Rotated files
+    are in the order of their numbers or dates, since copying or compressing may change the time of the last write. A
+    file that cannot be examined is included, so that opening it reports why. Raises TargetError: `empty` when there is
+    none, `denied` when they cannot be listed.
     """
+    files = RootedFiles(root, _HINT)
     pattern = re.compile(re.escape(path.name) + _ROTATED)
     try:
-        names = sorted(entry.name for entry in path.parent.iterdir())
-    except OSError as error:
-        raise _unreadable(path.parent, error) from error
+        names = files.names(_below(path.parent, root))
+    except TargetError as error:
+        raise _empty_or_other(error) from error
     matches = [match for name in names if (match := pattern.fullmatch(name))]
-    found = [_examine(path.parent / match.string, match["number"], match.string == path.name) for match in matches]
+    found = [
+        _examine(files, path.parent / match.string, match["number"], match.string == path.name) for match in matches
+    ]
     kept = [file for file in found if file is not None]
     if not kept:
-        raise TargetError(f"{path}: no such log", "correct its path, or mount it", cause="empty")
+        raise TargetError(f"{shown(path)}: no such log", "correct its path, or mount it", cause="empty")
     return in_order(kept)
+
+
+def _below(path: Path, root: Path) -> str:
+    return str(path.absolute().relative_to(root.absolute()))
 
 
 def in_order(found: Sequence[LogFile]) -> list[LogFile]:
@@ -79,17 +89,17 @@ def in_order(found: Sequence[LogFile]) -> list[LogFile]:
     return [file for group in (*groups, plain) for file in group]
 
 
-def _examine(path: Path, number: str | None, current: bool) -> LogFile | None:
+def _examine(files: RootedFiles, path: Path, number: str | None, current: bool) -> LogFile | None:
     digits = int(re.sub(r"\D", "", number)[:14]) if number else None
     try:
-        about = path.stat()
-    except FileNotFoundError:
-        return None  # it was rotated after it was listed
-    except OSError:
-        return LogFile(path, datetime.now(UTC), 0, 0, current, digits)
+        about = files.status(_below(path, files.root))
+    except TargetError as error:
+        if error.cause == "not_found":
+            return None  # it was rotated after it was listed
+        return LogFile(path, datetime.now(UTC), 0, 0, current, digits, files.root)
     if not stat.S_ISREG(about.st_mode):
         return None
-    return LogFile(path, datetime.fromtimestamp(about.st_mtime, UTC), about.st_size, about.st_ino, current, digits)
+    return LogFile(path, modified_at(about), about.st_size, about.st_ino, current, digits, files.root)
 
 
 @contextmanager
@@ -111,10 +121,9 @@ def open_log(file: LogFile) -> Iterator[BinaryIO]:
     Raises TargetError, also while reading when a compressed file is damaged or too large.
     """
     try:
-        # O_NONBLOCK: opening must not block if the file was replaced by a pipe.
-        raw = io.FileIO(os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError as error:
-        raise _unreadable(file.path, error) from error
+        raw = RootedFiles(file.root, _HINT).open(_below(file.path, file.root))
+    except TargetError as error:
+        raise _empty_or_other(error) from error
     with raw:
         if file.path.suffix == ".gz":
             with gzip.GzipFile(fileobj=raw) as unpacked:
@@ -126,7 +135,7 @@ def open_log(file: LogFile) -> Iterator[BinaryIO]:
             hint = "compress logs with gzip, or do not compress those of the last days"
             raise TargetError(f"{file.path}: cannot be read: not gzip", hint, cause="malformed")
         else:
-            yield cast("BinaryIO", raw)
+            yield raw
 
 
 class _Bounded(io.RawIOBase):
@@ -175,10 +184,11 @@ class LineReader:
             left = left[: LONGEST_LINE + 1]
 
 
-def _unreadable(path: Path, error: OSError) -> TargetError:
-    denied = isinstance(error, PermissionError)
-    hint = "add this process' user to the group adm" if denied else "correct the path, or mount it"
-    return TargetError(f"{path}: {error.strerror}", hint, cause="denied" if denied else "empty")
+def _empty_or_other(error: TargetError) -> TargetError:
+    """A log that is not there is `empty`."""
+    if error.cause != "not_found":
+        return error
+    return TargetError(error.message, "correct the path, or mount it", cause="empty")
 
 
 LogChange = Literal["kept", "cut", "replaced", "gone"]

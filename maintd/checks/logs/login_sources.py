@@ -35,8 +35,14 @@ def read_logins(
     is read if journalctl is installed, else auth.log. Raises TargetError.
     """
     configured = journal_path is not None or auth_log_path is not None
-    places = [journal_path] if journal_path else [] if configured else journal.find(root)
     path = auth_log_path or (None if configured else auth_log.find(root))
+    try:
+        places = [journal_path] if journal_path else [] if configured else journal.find(root)
+    except TargetError as error:
+        if path is None:
+            raise
+        ctx.log(f"the journal cannot be read, reading {path} instead: {error}")
+        places = []
     if places and (journal.available() or path is None):
         try:
             return _read_journal(ctx, places, since, now, limits, forms, counted_since), True
@@ -52,7 +58,7 @@ def read_logins(
         )
     summary = LoginSummary(now, limits.failures_before_success, counted_since)
     zone = ZoneInfo(timezone) if timezone else auth_log.zone_of(root)
-    found = auth_log.read(path, since, summary, zone, forms)
+    found = auth_log.read(path, since, summary, zone, forms, root if auth_log_path is None else Path("/"))
     ctx.check("logins: log", str(path), equals=str(path))
     evaluate.report_log_change(ctx, str(path), found.states)
     evaluate.report_log(ctx, found.newest, found.tally, now, limits)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from maintd.clients.files import Entry
+from maintd.clients.files import Entry, shown
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 
 _PACKED = r"(?:\.(?:gz|xz|zst|bz2|lz4))?"
@@ -128,18 +129,17 @@ def last_rotations(root: Path) -> Mapping[Path, datetime]:
 
     root: the folder where the host's root is mounted. Raises TargetError, with cause `empty` without a state file.
     """
+    files = RootedFiles(root, "give read access to it")
     for name in STATE:
-        path = root / name
         try:
-            with path.open(encoding="utf-8", errors="surrogateescape") as file:
-                text = file.read(_MAX_STATE)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise TargetError(f"{path}: {error.strerror}", "give read access to it", cause="denied") from error
+            text = files.read(name, _MAX_STATE).decode("utf-8", "surrogateescape")
+        except TargetError as error:
+            if error.cause == "not_found":
+                continue
+            raise
         if not text.startswith("logrotate state"):
             hint = "check whether it is truncated"
-            raise TargetError(f"{path}: not a state file of logrotate", hint, cause="malformed")
+            raise TargetError(f"{shown(root / name)}: not a state file of logrotate", hint, cause="malformed")
         return _read(text)
     hint = "install logrotate, or set the param rotation to null if programs rotate their own logs"
     raise TargetError(f"{root / STATE[0]}: no state file", hint, cause="empty")

@@ -14,17 +14,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from maintd.checks.hints import printable
 from maintd.checks.os_updates.versions import by_version, compare
 from maintd.clients.causes import cause_of
+from maintd.clients.files import modified_at, shown
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 
 _MOST_LINE = 1 << 16
 _MOST_BYTES = 1 << 30  # of one decompressed list; that of Debian's main has 50 MB
 _HEAD = 64 * 1024  # of a Release file, whose fields come first
 _LISTS, _STATUS = "var/lib/apt/lists", "var/lib/dpkg/status"
+_STAMP = "var/lib/apt/periodic/update-success-stamp"
+_HINT = "mount it into this container, and let the user of maintd read it"
 
 
 @dataclass(frozen=True)
@@ -76,20 +80,22 @@ class Packages:
 
 def read_packages(root: Path) -> Packages:
     """The packages of the host below this root. Raises TargetError."""
-    status = root / _STATUS
+    files = RootedFiles(root, _HINT)
+    status = shown(root / _STATUS)
     try:
-        with status.open("rb") as file:
+        with files.open(_STATUS) as file:
             installed = list(_installed(file))
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise TargetError(
-                f"{status}: no such file", "only hosts with dpkg are examined: mount its root", cause="unfamiliar"
-            ) from error
-        raise _os_error(status, error) from error
+        raise _os_error(root / _STATUS, error) from error
+    except TargetError as error:
+        if error.cause != "not_found":
+            raise
+        hint = "only hosts with dpkg are examined: mount its root"
+        raise TargetError(f"{status}: no such file", hint, cause="unfamiliar") from error
     if not installed:
         raise TargetError(f"{status}: has no package", "mount the host's file, not an empty one", cause="empty")
     found = Packages(installed)
-    _read_lists(root / _LISTS, found)
+    _read_lists(files, found)
     return found
 
 
@@ -103,21 +109,18 @@ def _installed(file: IO[bytes]) -> Iterator[Package]:
             )
 
 
-def _read_lists(folder: Path, found: Packages) -> None:
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-        releases = {
-            name.removesuffix("_InRelease").removesuffix("_Release") + "_": _release(folder / name)
-            for name in names
-            if name.endswith(("_InRelease", "_Release"))
-        }
-        times = [(folder / name).stat().st_mtime for name in names if "_Packages" in name or name.endswith("Release")]
-        stamp = folder.parent / "periodic/update-success-stamp"
-        if stamp.exists():
-            times.append(stamp.stat().st_mtime)
-    except OSError as error:
-        raise _os_error(folder, error) from error
-    found.fetched_at = datetime.fromtimestamp(max(times), UTC) if times else None
+def _read_lists(files: RootedFiles, found: Packages) -> None:
+    names = files.names(_LISTS)
+    releases = {
+        name.removesuffix("_InRelease").removesuffix("_Release") + "_": _release(files, name)
+        for name in names
+        if name.endswith(("_InRelease", "_Release"))
+    }
+    wanted_names = [f"{_LISTS}/{name}" for name in names if "_Packages" in name or name.endswith("Release")]
+    times = [modified_at(files.status(name)) for name in wanted_names]
+    if files.exists(_STAMP):
+        times.append(modified_at(files.status(_STAMP)))
+    found.fetched_at = max(times, default=None)
     wanted: dict[str, list[Package]] = {}
     for package in found.installed:
         wanted.setdefault(package.name, []).append(package)
@@ -129,17 +132,17 @@ def _read_lists(folder: Path, found: Packages) -> None:
         source = _source(name, releases.get(prefix, {}))
         found.sources.append(source)
         try:
-            for package, version in _newer(folder / name, wanted):
+            for package, version in _newer(files, name, wanted):
                 newer.setdefault(package, []).append((version, source))
         except TargetError as error:
             found.unread.append(error.message)
     found.updates = [update for package, versions in newer.items() if (update := _candidate(package, versions))]
 
 
-def _newer(path: Path, wanted: Mapping[str, list[Package]]) -> Iterator[tuple[Package, str]]:
+def _newer(files: RootedFiles, name: str, wanted: Mapping[str, list[Package]]) -> Iterator[tuple[Package, str]]:
     """Every version in a list that is not older than that of the installed package. Raises TargetError."""
     try:
-        with _opened(path) as file:
+        with files.open(f"{_LISTS}/{name}") as raw, _unpacked(raw, name) as file:
             for stanza in _stanzas(file, {"package", "version", "architecture"}):
                 for package in wanted.get(stanza.get("package", ""), ()):
                     architectures = {package.architecture, stanza.get("architecture", "")}
@@ -148,19 +151,21 @@ def _newer(path: Path, wanted: Mapping[str, list[Package]]) -> Iterator[tuple[Pa
                         yield package, stanza["version"]
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise _os_error(path, error) from error
-        raise TargetError(f"{path.name}: is damaged: {error}", "apt-get update", cause="malformed") from error
+            raise _os_error(files.root / _LISTS / name, error) from error
+        raise TargetError(f"{shown(name)}: is damaged: {error}", "apt-get update", cause="malformed") from error
 
 
-def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".xz":
-        return lzma.open(path, "rb")
-    if path.name.endswith("_Packages"):
-        return path.open("rb")
+def _unpacked(raw: BinaryIO, name: str) -> IO[bytes] | gzip.GzipFile:
+    if name.endswith(".gz"):
+        return gzip.open(raw, "rb")
+    if name.endswith(".xz"):
+        return lzma.open(raw, "rb")
+    if name.endswith("_Packages"):
+        return raw
     raise TargetError(
-        f"{path.name}: is compressed in a form that is not read", "write APT::Acquire::GzipIndexes", cause="unfamiliar"
+        f"{shown(name)}: is compressed in a form that is not read",
+        "write APT::Acquire::GzipIndexes",
+        cause="unfamiliar",
     )
 
 
@@ -186,10 +191,13 @@ def _source(name: str, release: Mapping[str, str]) -> Source:
     return Source(name, security, priority, _date(release.get("date")), _date(release.get("valid-until")))
 
 
-def _release(path: Path) -> dict[str, str]:
+def _release(files: RootedFiles, name: str) -> dict[str, str]:
     """The fields at the beginning of a Release file, also of a signed one."""
-    with path.open("rb") as file:
-        lines = file.read(_HEAD).decode(errors="replace").splitlines()
+    try:
+        with files.open(f"{_LISTS}/{name}") as file:
+            lines = file.read(_HEAD).decode(errors="replace").splitlines()
+    except OSError as error:
+        raise _os_error(files.root / _LISTS / name, error) from error
     fields = (line.partition(":") for line in lines if line[:1].isalpha())
     return {name.lower(): value.strip() for name, colon, value in fields if colon}
 
@@ -225,6 +233,5 @@ def _stanzas(file: IO[bytes] | gzip.GzipFile, wanted: set[str]) -> Iterator[dict
 
 
 def _os_error(path: Path, error: OSError) -> TargetError:
-    hint = "mount it into this container, and let the user of maintd read it"
     cause = "not_found" if isinstance(error, FileNotFoundError) else cause_of(error) or "failed"
-    return TargetError(f"{path}: {error.strerror or error}", hint, cause=cause)
+    return TargetError(f"{path}: {error.strerror or error}", _HINT, cause=cause)

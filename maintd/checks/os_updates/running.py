@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from maintd.checks.hints import printable
 from maintd.checks.os_updates.versions import by_version
 from maintd.clients.causes import cause_of
+from maintd.clients.files import modified_at, shown
+from maintd.clients.rooted_files import RootedFiles
 from maintd.errors import TargetError
 
 MAX_PROCESSES = 50_000
 _MOST_MAPS = 4 << 20  # bytes of one /proc/PID/maps
+_MOST_TEXT = 1 << 20  # bytes of os-release, or of a list of packages
+_HINT = "mount it into this container, and let the user of maintd read it"
 _KERNEL = re.compile(r"vmlinuz-(\d[^/]*)")
 _FLAVOUR = re.compile(r"\d+(?:[.-]\d+)*[~+.\d]*-?")  # of 6.1.0-28-cloud-amd64 it leaves cloud-amd64
 _REPLACED = re.compile(r"^\S+ ..x\S* \S+ \S+ \d+ +(/(?:usr|lib\w*|opt|s?bin)/.*) \(deleted\)$", re.MULTILINE)
@@ -50,13 +54,14 @@ class Restarts:
 
 def read_os_release(root: Path) -> dict[str, str]:
     """The fields of os-release(5). Raises TargetError."""
-    for path in (root / "etc/os-release", root / "usr/lib/os-release"):
+    files = RootedFiles(root, _HINT)
+    for name in ("etc/os-release", "usr/lib/os-release"):
         try:
-            text = path.read_text(errors="replace")[:65536]
-        except FileNotFoundError:  # also for a link to an absolute path
-            continue
-        except OSError as error:
-            raise _os_error(path, error) from error
+            text = files.read(name, _MOST_TEXT).decode(errors="replace")
+        except TargetError as error:
+            if error.cause == "not_found":
+                continue
+            raise
         fields = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
         return {name: printable(value.strip().strip("\"'")) for name, equal, value in fields if equal}
     raise TargetError(f"{root}/etc/os-release: no such file", "mount the host's root", cause="not_found")
@@ -64,21 +69,19 @@ def read_os_release(root: Path) -> dict[str, str]:
 
 def read_reboot(root: Path) -> Reboot:
     """By the files of update-notifier and unattended-upgrades. Raises TargetError."""
-    folder = root / "run"
-    try:
-        names = {path.name for path in folder.iterdir()}
-        if not names:
-            raise TargetError(f"{folder}: is empty", "mount the host's root with what is mounted below", cause="empty")
-        if "reboot-required" not in names:
-            return Reboot(required=False)
-        since = datetime.fromtimestamp((folder / "reboot-required").stat().st_mtime, UTC)
-        packages: tuple[str, ...] = ()
-        if "reboot-required.pkgs" in names:
-            lines = (folder / "reboot-required.pkgs").read_text(errors="replace")[:65536].split()
-            packages = tuple(dict.fromkeys(printable(line) for line in lines))
-        return Reboot(True, packages, since)
-    except OSError as error:
-        raise _os_error(folder, error) from error
+    files = RootedFiles(root, _HINT)
+    names = files.names("run")
+    if not names:
+        text = f"{shown(root / 'run')}: is empty"
+        raise TargetError(text, "mount the host's root with what is mounted below", cause="empty")
+    if "reboot-required" not in names:
+        return Reboot(required=False)
+    since = modified_at(files.status("run/reboot-required"))
+    packages: tuple[str, ...] = ()
+    if "reboot-required.pkgs" in names:
+        lines = files.read("run/reboot-required.pkgs", _MOST_TEXT).decode(errors="replace").split()
+        packages = tuple(dict.fromkeys(printable(line) for line in lines))
+    return Reboot(True, packages, since)
 
 
 def read_kernel(root: Path, proc: Path) -> Kernel:
@@ -87,18 +90,18 @@ def read_kernel(root: Path, proc: Path) -> Kernel:
         running = (proc / "sys/kernel/osrelease").read_text(errors="replace").strip()[:200]
     except OSError as error:
         raise _os_error(proc / "sys/kernel/osrelease", error) from error
+    files = RootedFiles(root, _HINT)
     try:
-        found = [path for path in (root / "boot").iterdir() if _KERNEL.fullmatch(path.name)]
-        same = [path for path in found if _flavour(path.name[8:]) == _flavour(running)]
-        if not same:
+        found = [name for name in files.names("boot") if _KERNEL.fullmatch(name)]
+    except TargetError as error:
+        if error.cause == "not_found":
             return Kernel(printable(running))
-        newest = max(same, key=lambda path: by_version(path.name[8:]))
-        installed = datetime.fromtimestamp(newest.stat().st_mtime, UTC)
-        return Kernel(printable(running), printable(newest.name[8:]), installed)
-    except FileNotFoundError:
+        raise
+    same = [name for name in found if _flavour(name[8:]) == _flavour(running)]
+    if not same:
         return Kernel(printable(running))
-    except OSError as error:
-        raise _os_error(root / "boot", error) from error
+    newest = max(same, key=lambda name: by_version(name[8:]))
+    return Kernel(printable(running), printable(newest[8:]), modified_at(files.status(f"boot/{newest}")))
 
 
 def _flavour(release: str) -> str:
@@ -134,6 +137,5 @@ def read_restarts(proc: Path) -> Restarts:
 
 
 def _os_error(path: Path, error: OSError) -> TargetError:
-    hint = "mount it into this container, and let the user of maintd read it"
     cause = "not_found" if isinstance(error, FileNotFoundError) else cause_of(error) or "failed"
-    return TargetError(f"{path}: {error.strerror or error}", hint, cause=cause)
+    return TargetError(f"{path}: {error.strerror or error}", _HINT, cause=cause)

@@ -207,11 +207,13 @@ def _asked(project: bytes, where: str) -> set[str] | None:
 def read_requirements(path: Path, where: str) -> Lock:
     """What a requirements file and those that it includes pin. Raises TargetError.
 
-    A file outside of the folder of the first one is not read, but named.
+    A constraints file (`-c`) adds no package: it pins those that are required without one version. A file outside of
+    the folder of the first one is not read, but named.
     """
-    lines, unread, hosts = list[str](), list[str](), list[str]()
-    _collect(path, Path(os.path.realpath(path.parent)), lines, unread, hosts, set())
-    check_count(where, len(lines))
+    lines, constraints, unread, hosts = list[str](), list[str](), list[str](), list[str]()
+    _collect(path, Path(os.path.realpath(path.parent)), lines, constraints, unread, hosts, set())
+    check_count(where, len(lines) + len(constraints))
+    constrained = _pinned(constraints, unread)
     others, unpinned, found = list[Other](), list[str](), dict[tuple[str, str], Package]()
     # With a further index, pip takes a package from any of them: which one is not known.
     registry = PYPI_HOST if not hosts else hosts[0] if len(set(hosts)) == 1 else ""
@@ -232,7 +234,7 @@ def read_requirements(path: Path, where: str) -> Lock:
         if len(name) > MAX_NAME:
             unread.append(cut(name))
             continue
-        pins = [item.version for item in wanted.specifier if item.operator in ("==", "===")]
+        pins = _pins(wanted) or constrained.get(name, [])
         if wanted.url is not None:
             others.append(Other(name, source_of(wanted.url)))
         elif len(pins) != 1 or not _is_version(pins[0]):
@@ -242,12 +244,43 @@ def read_requirements(path: Path, where: str) -> Lock:
     return Lock(PYPI, "requirements", tuple(found.values()), tuple(others), tuple(sorted(set(unpinned))), tuple(unread))
 
 
+def _pins(wanted: Requirement) -> list[str]:
+    return [item.version for item in wanted.specifier if item.operator in ("==", "===")]
+
+
+def _pinned(constraints: list[str], unread: list[str]) -> dict[str, list[str]]:
+    """The different versions that constraints pin, by name; what is no constraint is added to `unread`."""
+    found: dict[str, list[str]] = {}
+    for line in constraints:
+        text = re.split(r"\s--(?:hash|config-settings|global-option)", line)[0].strip()
+        try:
+            wanted = Requirement(text)
+        except InvalidRequirement:
+            unread.append("a line of a constraints file that is no requirement")
+            continue
+        if wanted.url is not None:
+            unread.append(f"the constraint of {cut(canonicalize_name(wanted.name))} to {source_of(wanted.url)}")
+            continue
+        versions = found.setdefault(canonicalize_name(wanted.name), [])
+        versions += [version for version in _pins(wanted) if version not in versions]
+    return found
+
+
 def _collect(
-    path: Path, folder: Path, lines: list[str], unread: list[str], hosts: list[str], seen: set[PurePath]
+    path: Path,
+    folder: Path,
+    lines: list[str],
+    constraints: list[str],
+    unread: list[str],
+    hosts: list[str],
+    seen: set[tuple[PurePath, bool]],
 ) -> None:
-    """Add the requirements of a file and of those that it includes, and the hosts of the indexes that it sets."""
+    """Add the requirements and constraints of a file and of those that it includes, and the hosts of its indexes.
+
+    lines: the same list as `constraints` for a constraints file, and those that it includes.
+    """
     content = read_bytes(path).decode("utf-8", "replace").lstrip("\ufeff")
-    seen.add(Path(os.path.realpath(path)))
+    seen.add((Path(os.path.realpath(path)), lines is constraints))
     for joined in _joined(content):
         line = _COMMENT.sub("", joined).strip()
         if not line:
@@ -264,7 +297,9 @@ def _collect(
             if option in ("-e", "--editable"):
                 lines.append(f"-e {value}")
             elif option in ("-r", "--requirement"):
-                _include(path.parent, value, folder, lines, unread, hosts, seen)
+                _include(path.parent, value, folder, lines, constraints, unread, hosts, seen)
+            elif option in ("-c", "--constraint"):
+                _include(path.parent, value, folder, constraints, constraints, unread, hosts, seen)
             elif option in _INDEXES:
                 hosts.append(host_of(value) or "elsewhere")
                 if option == "--extra-index-url" and len(hosts) == 1:
@@ -272,7 +307,14 @@ def _collect(
 
 
 def _include(
-    beside: Path, value: str, folder: Path, lines: list[str], unread: list[str], hosts: list[str], seen: set[PurePath]
+    beside: Path,
+    value: str,
+    folder: Path,
+    lines: list[str],
+    constraints: list[str],
+    unread: list[str],
+    hosts: list[str],
+    seen: set[tuple[PurePath, bool]],
 ) -> None:
     """Add the requirements of an included file, or its name to `unread`."""
     try:
@@ -281,12 +323,13 @@ def _include(
         name = ""
     readable = "\0" not in value and "://" not in value and len(value) <= _LONGEST_PATH
     below = Path(os.path.realpath(beside / value)) if readable else None
-    if below in seen:
+    if (below, lines is constraints) in seen:
         return
     if below is None or below.is_symlink() or not below.is_relative_to(folder) or len(seen) > _MAX_INCLUDED:
-        unread.append(f"the included file {printable(name[:60])}")
+        what = "constraints" if lines is constraints else "included"
+        unread.append(f"the {what} file {printable(name[:60])}")
         return
-    _collect(below, folder, lines, unread, hosts, seen)
+    _collect(below, folder, lines, constraints, unread, hosts, seen)
 
 
 def _joined(content: str) -> Iterator[str]:

@@ -20,6 +20,7 @@ import psutil
 
 from maintd.checks.backups.rdb import walk_rdb
 from maintd.checks.backups.stream import CHUNK, DamagedError, Reader
+from maintd.clients.files import modified_at
 from maintd.clients.redis import RedisServer
 from maintd.errors import TargetError
 from maintd.job.causes import Role
@@ -346,7 +347,7 @@ def snapshot_criterion(path: Path, since: datetime) -> Criterion:
     """Whether the snapshot at `path` was written since then and is valid to its last byte."""
     name, hint = "snapshot read to its end", "keep the last good backup, and check the disk"
     try:
-        written_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        written_at = modified_at(path.stat())
         with path.open("rb") as file:
             found = walk_rdb(Reader(iter(partial(file.read, CHUNK), b""), str(path)))
     except DamagedError as error:

@@ -34,7 +34,7 @@ from maintd.checks.rollback.manifest import (
 )
 from maintd.checks.services.containers import ServiceContainer, of_project, read_all
 from maintd.clients import docker, postgres, redis
-from maintd.clients.files import shown
+from maintd.clients.files import modified_at, shown
 from maintd.errors import MaintdError, TargetError
 from maintd.job.causes import Role
 from maintd.job.context import Context
@@ -153,7 +153,7 @@ class ManifestMaker:
                 path=str(item),
                 hmac_sha256=_keyed(self.key, data),
                 size_bytes=len(data),
-                modified_at=datetime.fromtimestamp(status.st_mtime, UTC),
+                modified_at=modified_at(status),
             )
             (self.secrets if kind == "secrets" else self.environment).append(record)
         self.ctx.passed(f"{kind} {shown(path)}: recorded", f"files: {len(files)}", expected="recorded")

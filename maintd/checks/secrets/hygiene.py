@@ -6,7 +6,7 @@ import math
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from maintd.checks.backup_sets.writer import os_errors
@@ -14,7 +14,7 @@ from maintd.checks.hints import command
 from maintd.checks.secrets.files import SecretFile, read_file
 from maintd.checks.secrets.values import entropy_bits, is_default
 from maintd.checks.secrets.versions import FOLDER
-from maintd.clients.files import shown
+from maintd.clients.files import instant_of, shown
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import Secret, SecretsTarget
@@ -35,7 +35,7 @@ class Found:
 
     def age(self, now: datetime) -> timedelta:
         """Time since it was written."""
-        return now - datetime.fromtimestamp(self.file.modified_ns / 1e9, UTC)
+        return now - instant_of(self.file.modified_ns / 1e9)
 
 
 def collect(target: SecretsTarget, name: str) -> Found:
