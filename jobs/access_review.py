@@ -23,6 +23,8 @@ from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.causes import Role
 from maintd.reports.review_report import publish_review
 
+_GRAFANA = timedelta(minutes=2)  # 500 service accounts take a few seconds
+
 
 class Params(JobParams):
     hosts: tuple[str, ...] = ()
@@ -86,7 +88,8 @@ def run(ctx: Context, params: Params) -> None:
             found += postgres_roles.report(ctx, name, roles, params.superusers)
     if params.grafana is not None:
         with ctx.phase("read accounts of Grafana"), isolate_errors(ctx, f"grafana {params.grafana}: accounts"):
-            accounts = grafana_accounts.collect(ctx.target("http", params.grafana))
+            patience = min(_GRAFANA, ctx.remaining / 2)  # the other sources and the table need the rest
+            accounts = grafana_accounts.collect(ctx.target("http", params.grafana), patience)
             found += grafana_accounts.report(ctx, params.grafana, accounts, params.unused / timedelta(days=1))
     for path in params.basic_auth:
         with isolate_errors(ctx, f"basic auth {path}: readable"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from maintd.checks.alerts import flow
 from maintd.checks.probes import isolate_errors
+from maintd.checks.requirements.jobs.health import alert_path_test as requirements
 from maintd.clients import alertmanager
 from maintd.job import Context, Duration, JobParams, TargetError, job
 
@@ -27,7 +28,7 @@ class Params(JobParams):
     """How much longer than `group_wait`, and then `group_interval`, a notification may take."""
 
 
-@job(timeout="20m", mutates=True, repeatable=True, needs=("alertmanager",))
+@job(timeout="20m", mutates=True, repeatable=True, needs=("alertmanager",), requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     """Test one Alertmanager after the other: they send to the same webhook."""
     if params.listen is None:

@@ -54,7 +54,7 @@ def run(ctx: Context, params: Params) -> None:
         count = sum(len(wanted.users) for wanted in needs.places.values())
         ctx.log(f"{len(steps)} steps need {count} things of {len(needs.places)} targets")
     with ctx.phase("exercise it"):
-        examine(ctx, needs, params.time_limit)
+        examine(ctx, needs, params.time_limit, named=bool(params.entries))
     with ctx.phase("check maintd itself"):
         report_channels(ctx, params.calendar.channels if not params.entries else (), params.time_limit)
         if params.calendar.store is not None:

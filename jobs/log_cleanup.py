@@ -67,6 +67,9 @@ class Params(JobParams):
 
 @job(timeout="1h", mutates=True, repeatable=True, locks={"logs": "exclusive"}, requires=requirements)
 def run(ctx: Context, params: Params) -> None:
+    if params.root is None and "folders" not in params.model_fields_set and "logs" not in ctx.targets.folders:
+        hint = "set targets.folders.logs in the calendar, or the param root"
+        raise TargetError('no folder "logs" is configured', hint, cause="not_configured")
     roots = {"": params.root} if params.root else {name: ctx.target("folders", name).path for name in params.folders}
     host = ctx.target("host", params.host)
     host_root = host.root if has_folder(host, "var/lib/logrotate") else None

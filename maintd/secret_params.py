@@ -19,6 +19,13 @@ from typing import Any
 
 _ONLY_REFERENCES = re.compile(r"(?:\$\{[^}]+\})+")
 
+REFERENCE = re.compile(r"\$\{(?:(?:file|secret):[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
+"""`${NAME}`, `${file:PATH}` or `${secret:NAME}`."""
+
+_KINDS = ("file", "secret")
+_OPENED = re.compile(r"(\$?)\{\s*([A-Za-z]+)\s*:(?=\s*([^\s}]?))")
+_UNCLOSED_NAME = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*$")
+
 ALL_SECRET: Mapping[str, Any] = {
     "$ref": "#/$defs/any",
     "$defs": {
@@ -33,6 +40,49 @@ ALL_SECRET: Mapping[str, Any] = {
 
 Reference = Callable[[str, str], str]
 """Takes the path of a param, such as `env.TOKEN`, and its secret; returns the reference to it."""
+
+
+def malformed_reference(text: str) -> str:
+    """What is wrong with a reference that was meant, and is none, so that the text itself would be used; else empty.
+
+    `$`, `${NAME}` and what shells write, `${NAME:-default}` or `${NAME:0:3}`, are left alone. Nothing of the text is in
+    the answer but the reference's kind: the rest may be a secret.
+    """
+    if "{" not in text:
+        return ""
+    from difflib import get_close_matches  # a slow import that only few texts need
+
+    whole = {found.start(): found for found in REFERENCE.finditer(text)}
+    for found in _OPENED.finditer(text):
+        dollar, word, first = found.groups()
+        kind = next(iter(get_close_matches(word.lower(), _KINDS, n=1)), None)
+        of_path = first in ("/", "~") or (first == "." and kind is not None)
+        if found.start() in whole or not (word in _KINDS or of_path or (kind is not None and first.isalpha())):
+            continue
+        right = f'"${{{kind or "file"}:"'
+        if dollar and found[0] == right[1:-1] and first:
+            return f'the reference {right} has no closing brace; write "${{{kind}:…}}"'
+        if dollar and not first:
+            return f'the reference {right} names nothing; write "${{file:PATH}}"'
+        if dollar or (word in _KINDS and of_path):
+            return f'"{found[0]}" begins no reference; did you mean {right}?'
+    if _UNCLOSED_NAME.search(text):
+        return 'a reference "${NAME" has no closing brace; write "${NAME}"'
+    return ""
+
+
+def malformed_references(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The path of each text in a value that has a malformed reference, and what is wrong with it."""
+    if isinstance(value, str):
+        problem = malformed_reference(value)
+        if problem:
+            yield path, problem
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from malformed_references(item, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from malformed_references(item, (*path, index))
 
 
 def without_secrets(params: Mapping[str, Any], schema: Mapping[str, Any], reference: Reference) -> dict[str, Any]:

@@ -13,20 +13,20 @@ from maintd.calendar.cross_checks import check_entries
 from maintd.calendar.entries import Defaults, ReadEntry, read_defaults, read_entry, title_of
 from maintd.calendar.freezes import read_freezes
 from maintd.calendar.notify import channel_places, read_notify
-from maintd.calendar.overlay import TOP_KEYS, OverlayText, with_overlay
+from maintd.calendar.overlay import TOP_KEYS, OverlayText, removed_by_lists, with_overlay
 from maintd.calendar.steps import Jobs, ParamsToValidate, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
 from maintd.calendar.value_readers import NodeReader, Problems, unknown
 from maintd.config.settings import Settings
 from maintd.config.trust import require_trusted
-from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, YamlError, parse_yaml, read_text
+from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, YamlError, node_at, parse_yaml, read_text, value_of
 from maintd.errors import CalendarError
 from maintd.model.entry import Entry, Freeze, Policy, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.notice import NotifyConfig
 from maintd.model.target import Targets
 from maintd.schedule import zone_problem
-from maintd.secret_params import ALL_SECRET, collect_into, reference_prefix, without_secrets
+from maintd.secret_params import ALL_SECRET, collect_into, malformed_references, reference_prefix, without_secrets
 
 FILE_NAME = "schedules.yaml"
 OVERLAY_NAME = "schedules.local.yaml"
@@ -105,12 +105,16 @@ def load_calendar(
     validate_all: ValidateAll | None = None,
     now: datetime | None = None,
     overlay: Path | None = None,
+    *,
+    setting: str = "MAINTD_CALENDAR",
 ) -> Calendar:
     """Read a calendar file, and its overlay. Raises CalendarError with all their problems.
 
+    setting: what names the file; empty for one that was given by its name.
+
     Without `validate_all` the types of params are not checked. `now` is the current time by default.
     """
-    text = _read(path, "MAINTD_CALENDAR")
+    text = _read(path, setting)
     above = None if overlay is None else OverlayText(str(overlay), _read(overlay, "MAINTD_CALENDAR_OVERLAY"))
     return parse_calendar(text, str(path), jobs, validate_all, now, above)
 
@@ -130,7 +134,9 @@ def parse_calendar(
     if root is None:
         raise CalendarError([f'{name}:1:1: the calendar is empty; begin with "timezone: UTC" and "entries:"'])
     above = None if overlay is None else _parsed(overlay.text, overlay.name, overlay.name)
+    removed: dict[str, str] = {}
     if above is not None:
+        removed = removed_by_lists(root, above)
         root = with_overlay(scope, root, above)
     fields = _top_fields(scope, root)
     if not isinstance(root, MappingNode):
@@ -138,6 +144,8 @@ def parse_calendar(
     timezone = _timezone(scope, root, fields.get("timezone"))
     defaults = read_defaults(scope, fields.get("defaults"), timezone)
     targets = read_targets(scope, fields.get("targets"))
+    for key in ("targets", "notify"):
+        _check_references(scope, key, fields.get(key))
     now = now or datetime.now(UTC)
     with_nodes = _entries(scope, root, fields.get("entries"), defaults, jobs, validate_all, now)
     notify = read_notify(scope, fields.get("notify"), with_nodes, timezone)
@@ -146,7 +154,11 @@ def parse_calendar(
         raise CalendarError(problems.lines())
     places = channel_places(fields.get("notify"), with_nodes)
     secrets: dict[str, str] = {}
-    read = [_without_secrets(each.entry, jobs, secrets) for each in with_nodes if each.entry is not None]
+    read = [
+        _without_secrets(_with_removed(each.entry, removed), jobs, secrets)
+        for each in with_nodes
+        if each.entry is not None
+    ]
     broken = {entry.name: why for entry in read if entry.enabled and (why := _broken(entry, jobs))}
     return Calendar(
         path=Path(name),
@@ -185,9 +197,11 @@ def _read(path: Path, setting: str) -> str:
     try:
         return read_text(path)
     except FileNotFoundError:
-        raise CalendarError([f"{path}: the file does not exist; create it, or correct {setting}"]) from None
+        otherwise = f"create it, or correct {setting}" if setting else "create it, or correct the name"
+        raise CalendarError([f"{path}: the file does not exist; {otherwise}"]) from None
     except IsADirectoryError:
-        raise CalendarError([f"{path}: is a folder; set {setting} to the file in it"]) from None
+        otherwise = f"set {setting} to the file in it" if setting else "give the name of the file in it"
+        raise CalendarError([f"{path}: is a folder; {otherwise}"]) from None
     except OSError as error:
         raise CalendarError([f"{path}: cannot be read: {error.strerror or error}"]) from error
     except YamlError as error:
@@ -212,6 +226,14 @@ def _top_fields(scope: NodeReader, root: Node) -> dict[str, Node]:
         elif not (isinstance(value, ScalarNode) and value.empty):
             found[key.text] = value
     return found
+
+
+def _check_references(scope: NodeReader, key: str, node: Node | None) -> None:
+    """Add an error for each malformed reference below a key; those among params are found with the params."""
+    if node is None:
+        return
+    for path, problem in malformed_references(value_of(node)):
+        scope.error(node_at(node, path), f"{'.'.join(map(str, (key, *path)))}: {problem}")
 
 
 def _timezone(scope: NodeReader, root: Node, node: Node | None) -> str:
@@ -245,6 +267,15 @@ def _entries(
         params.validate(validate_all)
     check_entries(scope, read, now)
     return read
+
+
+def _with_removed(entry: Entry, removed: Mapping[str, str]) -> Entry:
+    """The entry, whose keys from the overlay state what a list of steps leaves out."""
+    if entry.name not in removed:
+        return entry
+    steps = next(key for key in ("steps", "always") if key in entry.overlaid)
+    overlaid = {**entry.overlaid, steps: f"{entry.overlaid[steps]}, {removed[entry.name]}"}
+    return entry.model_copy(update={"overlaid": overlaid})
 
 
 def _without_secrets(entry: Entry, jobs: Jobs, secrets: dict[str, str]) -> Entry:

@@ -30,6 +30,7 @@ from maintd.model.notice import (
     ping_name,
 )
 from maintd.schedule import compile_rule, zone_problem
+from maintd.secret_params import malformed_reference
 
 _KINDS = tuple(kind.value for kind in ROUTED_KINDS)
 RULE_KEYS = ("to", "critical", *_KINDS)
@@ -163,7 +164,7 @@ def _channel(scope: NodeReader, key: ScalarNode, node: Node) -> Channel | None:
 
 def _url_problem(text: str) -> str:
     """What is wrong with a URL of apprise, without its secrets; apprise itself reads it when a notice is sent."""
-    if _REFERENCE.fullmatch(text) or text.startswith("${"):
+    if _REFERENCE.match(text):
         return ""
     found = _SCHEME.fullmatch(text)
     if found is None:
@@ -179,7 +180,7 @@ def _url_problem(text: str) -> str:
 
 
 def _webhook_problem(text: str) -> str:
-    if text.startswith("${"):
+    if _REFERENCE.match(text):
         return ""
     found = re.fullmatch(r"https?://([^/?#\s]+)(?:[/?#]\S*)?", _REFERENCE.sub("x", text))
     if found is None:
@@ -224,7 +225,8 @@ def _ping(scope: NodeReader, node: Node, name: str) -> Channel | None:
     text = scope.text(node, "ping")
     if text is None:
         return None
-    problem = _webhook_problem(text)
+    # That of maintd itself is below `notify`, which is searched as a whole.
+    problem = (malformed_reference(text) if name != OWN_PING else "") or _webhook_problem(text)
     if not problem and "#" in text:
         problem = "it has a fragment, which no server gets"
     if problem:

@@ -6,7 +6,7 @@ that the same rules and messages apply; each node keeps the file that it is from
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from maintd.calendar.entries import SCHEDULE_KEYS
@@ -51,6 +51,46 @@ def with_overlay(scope: NodeReader, root: Node, above: Node) -> Node:
         else:
             changes.append((key, _merged(scope, base, value, levels=1)))
     return _replaced(root, changes)
+
+
+def removed_by_lists(root: Node, above: Node) -> dict[str, str]:
+    """By entry, what a list of steps in the overlay leaves out: steps, and params of those that it keeps."""
+    found = {}
+    own = dict(_named(_value(root, "entries")))
+    for name, (_, entry) in _named(_value(above, "entries")):
+        before = own[name][1] if name in own else None
+        texts = [text for key in ("steps", "always") for text in _left_out(_value(before, key), _value(entry, key))]
+        if texts:
+            found[name] = "; ".join(texts)
+    return found
+
+
+def _left_out(before: Node | None, after: Node | None) -> Iterator[str]:
+    if not isinstance(before, SequenceNode) or not isinstance(after, SequenceNode):
+        return
+    kept = dict(_params_of_steps(after))
+    removed = [name for name, _ in _params_of_steps(before) if name not in kept]
+    if removed:
+        yield f"without {', '.join(removed)}"
+    for name, params in _params_of_steps(before):
+        lost = [param for param in params if param not in kept.get(name, params)]
+        if lost:
+            yield f"{name} without its {', '.join(lost)}"
+
+
+def _params_of_steps(steps: SequenceNode) -> Iterator[tuple[str, list[str]]]:
+    """The steps of a list by the names that they have in an entry, each with the names of its params."""
+    counts: dict[str, int] = {}
+    for step in steps.items:
+        job = _job_of(step)
+        counts[job] = counts.get(job, 0) + 1
+        params: Node | None = None
+        if _value(step, "job") is not None:
+            params = _value(step, "params")
+        elif isinstance(step, MappingNode) and step.items:
+            params = step.items[0][1]
+        names = [key.text for key, _ in (*params.items, *params.merged)] if isinstance(params, MappingNode) else []
+        yield job if counts[job] == 1 else f"{job}-{counts[job]}", names
 
 
 def _entries(scope: NodeReader, base: Node | None, above: Node) -> Node:

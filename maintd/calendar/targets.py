@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from maintd.calendar.value_readers import NodeReader, unknown
 from maintd.config.yaml_tree import Node, key_at, value_of
+from maintd.model.base import problem_text
 from maintd.model.target import Targets
 
 
@@ -22,7 +23,7 @@ def read_targets(scope: NodeReader, node: Node | None) -> Targets:
     try:
         return Targets.model_validate(value_of(node) or {})
     except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        for problem in error.errors(include_url=False, include_context=False):
             within.error(key_at(node, problem["loc"]), _message(problem))
     return Targets()
 
@@ -33,7 +34,7 @@ def _message(problem: Any) -> str:
         known = list(_fields(location[:-1]))
         what = "kind of target" if len(location) == 1 else "key"
         return _path(location[:-1]) + unknown(what, str(location[-1]), known, f"write one of {', '.join(known)}")
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    message = problem_text(problem)
     if problem["type"] == "missing":
         return f'{_path(location[:-1])}"{location[-1]}" is required'
     return f"{_path(location)}{message}"

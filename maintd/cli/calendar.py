@@ -46,7 +46,7 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
             calendar = load_configured(settings, registry.jobs, registry.validate_all)
         else:
             overlay = settings.calendar_overlay or overlay_beside(file)
-            calendar = load_calendar(file, registry.jobs, registry.validate_all, overlay=overlay)
+            calendar = load_calendar(file, registry.jobs, registry.validate_all, overlay=overlay, setting="")
         problems = [job.error for job in registry.jobs.values() if isinstance(job, BrokenJob)]
     problems += [f'entry "{name}" cannot run: {why}' for name, why in calendar.broken.items()]
     channels = listed_channels(calendar.notify)

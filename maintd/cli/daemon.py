@@ -49,13 +49,16 @@ def serve_command(app: App, run_first: tuple[str, ...]) -> int:
 def reload_command(app: App, why: str, as_json: bool) -> int:
     """Reload the calendar and the jobs.
 
-    A calendar with errors is rejected as a whole with exit code 2; the loaded one stays active.
+    Prints what changed of both, and which job modules are broken. A calendar with errors is rejected as a whole with
+    exit code 2; the loaded one stays active.
     """
     result = app.daemon.reload(why=why)
     if as_json:
         app.out_json(result.model_dump(mode="json"))
     elif result.ok:
         app.out("\n".join(result.changes) or "no changes")
+        for problem in result.problems:
+            app.note(problem)
     else:
         app.note("\n".join([*result.problems, "not reloaded; the previous calendar stays active"]))
     return 0 if result.ok else CalendarError.exit_code

@@ -25,7 +25,8 @@ def doctor_command(app: App, entry: str | None, as_json: bool) -> int:
     Read-only, and not recorded: targets answer, queries can be planned on the server's version, rights are exercised
     without an effect, programs, keys and folders are there, clocks agree. Run it where the daemon runs, as its user.
 
-    Exit code: 0 all that is required is there, 1 something is missing or could not be examined, 3 unknown entry.
+    Exit code: 0 all that is required is there, 1 something is missing or could not be examined, or nothing of ENTRY
+    runs, since it is not configured; 3 unknown entry. Without ENTRY, those that are not configured are only listed.
 
     Example: maintd doctor weekly-cleanup
     """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from shlex import quote
 
 import click
 
 from maintd.cli import completion
 from maintd.cli.app import App, json_option
-from maintd.errors import DaemonUnavailableError
+from maintd.errors import DaemonUnavailableError, MaintdError
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.present import job_text, jobs_text
 
@@ -38,13 +39,40 @@ def show(app: App, name: str, as_json: bool) -> int:
 
     known = {job.name: job for job in _jobs(app)}
     if name not in known:
-        raise UnknownNameError("job", name, known)
+        raise with_own_jobs(app, UnknownNameError("job", name, known), name, known.values)
     found = known[name]
     if as_json:
         app.out_json(found.model_dump(mode="json"))
     else:
         app.out(job_text(found, **app.terminal))
     return JobError.exit_code if isinstance(found, BrokenJob) else 0
+
+
+def with_own_jobs(
+    app: App, error: MaintdError, name: str, known: Callable[[], Iterable[JobDescription | BrokenJob]]
+) -> MaintdError:
+    """The error that a daemon has no job of this name, with what to do where this command's own folders have it.
+
+    known: returns the daemon's jobs; called only for a job that this command has.
+    """
+    if app.remote is not None or not app.daemon_answers:
+        return error
+    try:
+        jobs = app.registry().jobs
+        own = jobs.get(name)
+    except MaintdError:  # its folders cannot be read: what the daemon answered is the error
+        return error
+    if own is None:
+        return error
+    folder = own.path.parent
+    if any(job.path.parent == folder for job in known()):
+        error.hint = f"{own.path} is newer than what the daemon has loaded; run: maintd reload"
+    else:
+        error.hint = (
+            f"the daemon has other job folders than this shell, which finds {own.path}; "
+            f"set MAINTD_JOBS_PATH={quote(app.settings.jobs_path)} for the daemon, and restart it"
+        )
+    return error
 
 
 def _jobs(app: App) -> Sequence[JobDescription | BrokenJob]:
@@ -54,4 +82,5 @@ def _jobs(app: App) -> Sequence[JobDescription | BrokenJob]:
     except DaemonUnavailableError:
         if app.remote is not None:
             raise
+        app.daemon_answers = False
         return list(app.registry().jobs.values())

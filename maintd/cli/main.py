@@ -210,10 +210,26 @@ def _usage_error(error: click.ClickException) -> UsageError:
         message = message if suggested is None else message[: suggested.start()]
         return UsageError(message, f"write it before the command: maintd {option} … COMMAND")
     context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption) and context is not None and context.parent is None:
+        command = _command_with(str(option), sys.argv[1:])
+        if command or option == "--json":
+            hint = f"write it after the command: maintd {command or 'COMMAND'} {option}"
+            message = message if suggested is None else message[: suggested.start()]
+            return UsageError(message.replace("'", '"'), hint)
     if suggested is not None:
         near = " or ".join(suggested[1].split(", ")).replace("'", '"')
         return UsageError(message[: suggested.start()].replace("'", '"'), f"did you mean {near}?")
     return UsageError(message, f"see: {context.command_path if context else 'maintd'} --help")
+
+
+def _command_with(option: str, words: Sequence[str]) -> str:
+    """The first of the words that is a command with this option; empty when there is none."""
+    name = next((word for word in words if word in COMMANDS), None)
+    if name is None:
+        return ""
+    module = import_module(f"maintd.cli.{COMMANDS[name]}")
+    command: click.Command = getattr(module, f"{name}_command")
+    return name if any(option in param.opts for param in command.params) else ""
 
 
 def _report(error: MaintdError, as_json: bool) -> int:

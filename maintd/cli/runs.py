@@ -106,7 +106,7 @@ def _findings_text(app: App, run: Run) -> str:
     from maintd.present.findings import run_findings_text
 
     found = app.read(lambda client: client.findings_of_run(run.id)).findings
-    return run_findings_text(found, now=app.now(), **app.terminal) if found else ""
+    return run_findings_text(found, user=current_user(), now=app.now(), **app.terminal) if found else ""
 
 
 @click.command("logs")

@@ -77,12 +77,12 @@ def create(
     if as_json:
         app.out_json(created.model_dump(mode="json"))
         return
-    from maintd.units import utc_text
+    from maintd.present import utc_minute
 
     app.out(created.token)
     limits = f", held by {created.person}" if created.person else ""
     limits += f", for {', '.join(created.entries)}" if created.entries else ""
-    ends = f"expires {utc_text(created.expires_at)}"
+    ends = f"expires {utc_minute(created.expires_at)}"
     app.note(f'token "{name}": {role}{limits}, {ends}; it is not stored and cannot be shown again')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -107,7 +108,8 @@ def _weekday_time(app: App, name: str, at: str) -> datetime:
 
     found = app.daemon.start_time(name, at)
     window = "" if found.window_ends_at is None else f"; its window ends {utc_minute(found.window_ends_at)}"
-    app.note(f"{at} is {found.local} ({utc_minute(found.at)}){window}")
+    utc = utc_minute(found.at)
+    app.note(f"{at} is {found.local}{'' if found.local == utc else f' ({utc})'}{window}")
     return found.at
 
 
@@ -131,10 +133,19 @@ def _queue(app: App, name: str, trigger: Callable[[Client], RunSummary]) -> Any:
         unknown = _unknown_here(app, name)
         if unknown is not None and not _NAME.fullmatch(name):  # no calendar can have it
             raise unknown from None
-        hint = f"start it with: maintd serve, or run without a daemon: maintd run {quote(name)} --here"
+        hint = (
+            f"{error.hint or 'start it with: maintd serve'}, or run without a daemon: maintd run {quote(name)} --here"
+        )
         if unknown is not None:
             hint = f"start it with: maintd serve; the calendar and jobs of this command have {unknown}"
         raise DaemonUnavailableError(error.message, hint) from error
+    except MaintdError as error:
+        own_folders = "config" in app.flags or "MAINTD_JOBS_PATH" in os.environ or "MAINTD_CONFIG" in os.environ
+        if error.code != UnknownNameError.code or not own_folders:  # finding own jobs takes longer than all the rest
+            raise
+        from maintd.cli.jobs import with_own_jobs
+
+        raise with_own_jobs(app, error, name, app.daemon.jobs) from None
 
 
 def _unknown_here(app: App, name: str) -> UnknownNameError | None:

@@ -14,9 +14,11 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from maintd.client.address import Address
+from maintd.config.state_directory import stopping_pid
 from maintd.errors import DAEMON_LOG, DaemonUnavailableError, MaintdError, RefusedError
 
 if TYPE_CHECKING:
@@ -155,6 +157,10 @@ class Transport:
         if address.scheme == "unix":
             if number in (errno.EACCES, errno.EPERM):
                 return _denied(address.path)
+            pid = stopping_pid(Path(address.path).parent)
+            if pid is not None:
+                text = f"the daemon (pid {pid}) on {address} is stopping: it waits for what is running"
+                return DaemonUnavailableError(text, "start it again when it has ended: maintd serve")
             hint = "start it with: maintd serve"
             known = number in (errno.ENOENT, errno.ECONNREFUSED)
         else:

@@ -20,6 +20,7 @@ from maintd.config.file import read_config
 from maintd.errors import SettingsError, nearest
 from maintd.model.access import Role
 from maintd.model.target import Targets
+from maintd.secret_params import malformed_references
 from maintd.units import Duration, Size
 
 PREFIX = "MAINTD_"
@@ -70,6 +71,14 @@ def default_state_dir() -> Path:
 
 _PATHS = ("config", "calendar", "calendar_overlay", "store_url", "socket", "freeze_file", "reports_dir")
 """Settings for which an empty text means none."""
+
+
+class BelowError(ValueError):
+    """A value somewhere below a setting is not valid. `path` leads to it from the setting."""
+
+    def __init__(self, path: tuple[str | int, ...], problem: str) -> None:
+        super().__init__(problem)
+        self.path = path
 
 
 class Settings(BaseSettings):
@@ -131,6 +140,13 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: Any) -> Any:
         """An empty variable takes back a value of a source below it, for example of a systemd unit."""
         return None if value == "" else value
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _references(cls, value: Any) -> Any:
+        for path, problem in malformed_references(value):
+            raise BelowError(path, problem)
+        return value
 
     @field_validator("heartbeat")
     @classmethod

@@ -15,9 +15,10 @@ from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from maintd.config.file import ConfigFile, read_config
-from maintd.config.settings import PREFIX, FileEnvSource, Settings, default_state_dir
+from maintd.config.settings import PREFIX, BelowError, FileEnvSource, Settings, default_state_dir
 from maintd.config.trust import require_trusted
 from maintd.errors import SettingsError, nearest
+from maintd.model.base import problem_text
 from maintd.model.target import Targets
 from maintd.redaction import MASK, is_secret_name, mask_text
 from maintd.units import format_duration, is_size, written_size
@@ -154,8 +155,10 @@ def _values_of(dotenv: Path | None) -> dict[str, str | None]:
 
 
 def _problem(error: Any, origins: _Origins) -> str:
-    path = ".".join(str(part) for part in error["loc"])
-    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    inner = error.get("ctx", {}).get("error")
+    below = inner.path if isinstance(inner, BelowError) else ()
+    path = ".".join(str(part) for part in (*error["loc"], *below))
+    message = problem_text(error)
     if error["type"] == "extra_forbidden":
         near = nearest(str(error["loc"][-1]), _siblings(error["loc"]))
         return f'{origins.of(path)}: unknown setting "{path}"' + (f'; did you mean "{near}"?' if near else "")

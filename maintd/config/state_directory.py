@@ -13,6 +13,8 @@ from maintd.errors import RefusedError, SettingsError
 
 LOCK = "daemon.pid"
 
+_STOPPING = "stopping"
+
 OWN = (LOCK, "maintd.db", "maintd.db-wal", "maintd.db-shm", "job_descriptions.json", "artifacts", "spool", "work")
 """What maintd creates in the folder. Other files in it belong to the operator."""
 
@@ -36,9 +38,10 @@ def claim_state_dir(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            pid, _, word = os.read(descriptor, 32).decode(errors="replace").strip().partition(" ")
+            about = f"pid {pid or 'unknown'}" + (", which is stopping" if word == _STOPPING else "")
             raise RefusedError(
-                f"another maintd (pid {pid}) uses the state directory {folder}",
+                f"another maintd ({about}) uses the state directory {folder}",
                 "stop it first, or set MAINTD_STATE_DIR to another folder",
             ) from None
         try:
@@ -54,6 +57,24 @@ def claim_state_dir(folder: Path) -> Iterator[Path]:
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def note_stopping(folder: Path) -> None:
+    """Write into the lock file that this process, which holds the lock, is stopping; `stopping_pid` reads it."""
+    with suppress(OSError), (folder / LOCK).open("r+b") as file:  # a full disk must not keep it from stopping
+        file.write(f"{os.getpid()} {_STOPPING}\n".encode())
+
+
+def stopping_pid(folder: Path) -> int | None:
+    """The pid of the daemon that is stopping and has not ended yet; None when there is none, or it is not known."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            pid, word = file.read(64).decode().split()
+        if word != _STOPPING or not Path(f"/proc/{int(pid)}").exists():
+            return None
+        return int(pid)
+    except (OSError, ValueError):
+        return None
 
 
 def _restrict_existing(folder: Path) -> None:

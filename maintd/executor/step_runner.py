@@ -44,16 +44,14 @@ LOCK_INTERVAL = timedelta(seconds=0.5)
 
 def missing_target(job: JobDescription, targets: Targets) -> str:
     """Return which target of the job is missing, with the setting to set; empty when none is."""
-    for need in job.needs:
-        kinds = need.split(" or ")
-        try:
-            found = [kind for kind in kinds if targets.of(kind)]
-        except KeyError as error:
-            return f'its job needs a target of the kind "{error.args[0]}", which does not exist'
-        if not found:
-            settings = " or ".join(f"targets.{kind}" for kind in kinds)
-            article = "an" if need.startswith(("a", "e", "i", "o", "u")) else "a"
-            return f"not configured: it needs {article} {need} target; set {settings} in the calendar"
+    try:
+        missing = job.kinds_missing(targets)
+    except KeyError as error:
+        return f'its job needs a target of the kind "{error.args[0]}", which does not exist'
+    for need in missing:
+        settings = " or ".join(f"targets.{kind}" for kind in need.split(" or "))
+        article = "an" if need.startswith(("a", "e", "i", "o", "u")) else "a"
+        return f"not configured: it needs {article} {need} target; set {settings} in the calendar"
     return ""
 
 

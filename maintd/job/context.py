@@ -38,7 +38,7 @@ from maintd.model.evidence import (
     Scalar,
 )
 from maintd.redaction import MASK
-from maintd.units import format_size
+from maintd.units import format_size, plural, value_text
 
 if TYPE_CHECKING:
     from maintd.model.access import Token
@@ -281,7 +281,8 @@ class Context:
         check = self.check(name, observed, **limits)
         if check.status in (CheckStatus.FAIL, CheckStatus.UNKNOWN):
             raise CheckFailedError(
-                f'check "{name}": observed {check.observed}, {check.expectation}', check.hint or None
+                f'check "{name}": observed {value_text(check.observed, check.unit)}, {check.expectation}',
+                check.hint or None,
             )
         return check
 
@@ -530,9 +531,9 @@ class Context:
         for key, amount in ((action, 1), ("bytes", size_bytes)):
             most = self._budget.get(key)
             if most is not None and self._spent.get(key, 0) + amount > most:
-                limit = format_size(most) if key == "bytes" else f"{most}"
+                limit = format_size(most) if key == "bytes" else plural(most, "change")
                 raise BudgetSpentError(
-                    f'"{action}" of {target} would exceed the budget of {limit} {key if key == "bytes" else "changes"}',
+                    f'"{action}" of {target} would exceed the budget of {limit}',
                     "check the changes so far; if they are right, raise the limit in the params of the job",
                 )
         for key, amount in ((action, 1), ("bytes", size_bytes)):

@@ -19,6 +19,7 @@ from maintd.job.decorator import JobFunction, JobTraits
 from maintd.job.loader import open_module, traits_of
 from maintd.job.params import JobParams
 from maintd.job.references import has_reference
+from maintd.model.base import problem_text
 from maintd.model.job import JobDescription, ParamDescription
 from maintd.units import format_duration, format_size, is_size
 
@@ -87,17 +88,11 @@ def validate_params(params: type[JobParams], raw: Mapping[str, Any]) -> list[Par
         params.model_validate(dict(raw))
     except ValidationError as error:
         return [
-            ParamProblem(tuple(problem["loc"]), _message(problem["msg"]))
+            ParamProblem(tuple(problem["loc"]), problem_text(problem))
             for problem in error.errors(include_url=False)
             if not has_reference(problem.get("input"))
         ]
     return []
-
-
-def _message(message: str) -> str:
-    return (
-        message.removeprefix("Value error, ").replace("Input should", "should").replace("Field required", "is required")
-    )
 
 
 def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, params: type[JobParams]) -> JobDescription:

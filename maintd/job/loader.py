@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import sys
 import traceback
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import cast
+from typing import Any, cast
 
 from maintd.errors import JobError
 from maintd.job.decorator import MARK, JobFunction, JobTraits
@@ -37,10 +38,25 @@ def open_module(path: Path) -> ModuleType:
     run = getattr(module, "run", None)
     if run is None or getattr(run, MARK, None) is None:
         raise JobError(f"{path}: has no function `run` decorated with @job", "see docs/writing-a-job.md")
+    _require_callable(path, run)
     params = getattr(module, "Params", JobParams)
     if not (isinstance(params, type) and issubclass(params, JobParams)):
         raise JobError(f"{path}: Params is not a subclass of maintd.job.JobParams")
     return module
+
+
+def _require_callable(path: Path, run: Any) -> None:
+    """Raise JobError for a `run` that cannot be called with a context and params, or whose call runs nothing."""
+    line = getattr(getattr(inspect.unwrap(run), "__code__", None), "co_firstlineno", 0)
+    hint = "write: def run(ctx: Context, params: Params) -> None, or params: JobParams without params of its own"
+    try:
+        inspect.signature(run).bind(None, None)
+    except TypeError as error:
+        raise JobError(f"{path}:{line}: run cannot be called with ctx and params: {error}", hint) from None
+    except ValueError:  # a function of an extension module, whose signature is not known
+        return
+    if inspect.iscoroutinefunction(run) or inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run):
+        raise JobError(f"{path}:{line}: run is a coroutine or a generator, whose call runs nothing of it", hint)
 
 
 class SourceLoader(SourceFileLoader):
@@ -72,9 +88,7 @@ def _import(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise JobError(
-            f"{path}:{error.lineno}: {error.msg}", "correct the module; until then runs of its entries fail"
-        ) from error
+        raise JobError(f"{path}:{error.lineno}: {error.msg}") from error
     except Exception as error:
         line = next(
             (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), 0

@@ -16,15 +16,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, SecretStr
 
 from maintd.errors import JobError
-
-_REFERENCE = re.compile(r"\$\{(?:(?:file|secret):[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
+from maintd.secret_params import REFERENCE
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def has_reference(value: Any) -> bool:
     """True for a string that contains a reference."""
-    return isinstance(value, str) and _REFERENCE.search(value) is not None
+    return isinstance(value, str) and REFERENCE.search(value) is not None
 
 
 def resolve_references(value: Any, environ: Mapping[str, str], secrets: Mapping[str, str] | None = None) -> Any:
@@ -35,7 +34,7 @@ def resolve_references(value: Any, environ: Mapping[str, str], secrets: Mapping[
     if isinstance(value, str):
         if "${" not in value:
             return value
-        return _REFERENCE.sub(lambda match: _resolve(match[0][2:-1], environ, secrets), value)
+        return REFERENCE.sub(lambda match: _resolve(match[0][2:-1], environ, secrets), value)
     if value is None or isinstance(value, int | float):  # before the search for abstract classes, which is slow
         return value
     if isinstance(value, tuple):
@@ -62,7 +61,7 @@ def resolve_each(value: Any, environ: Mapping[str, str]) -> tuple[Any, dict[str,
 
     def walk(inner: Any) -> Any:
         if isinstance(inner, str):
-            return _REFERENCE.sub(resolve, inner)
+            return REFERENCE.sub(resolve, inner)
         if isinstance(inner, list):
             return [walk(item) for item in inner]
         if isinstance(inner, dict):
@@ -76,7 +75,7 @@ def referenced_values(value: Any, environ: Mapping[str, str], secrets: Mapping[s
     """The values of all references in a value, to be redacted in logs. Unresolvable ones are ignored."""
     if isinstance(value, str):
         found = set()
-        for match in _REFERENCE.finditer(value):
+        for match in REFERENCE.finditer(value):
             with suppress(JobError):
                 found.add(_resolve(match[0][2:-1], environ, secrets))
         return found

@@ -8,6 +8,7 @@ file takes a process that imports the module, so a large or slow folder of jobs 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -24,6 +25,7 @@ from maintd.job.description import ParamProblem
 from maintd.job.description_cache import DescriptionCache, cache_key, prebuilt_file, private_modules, source_digest
 from maintd.job.import_process import ImportProcess
 from maintd.model.job import BrokenJob, JobDescription
+from maintd.secret_params import malformed_references
 
 log = structlog.get_logger()
 
@@ -44,6 +46,10 @@ class _Modules(NamedTuple):
 
     paths: tuple[Path, ...]
     stamp: str
+
+
+Snapshot = Mapping[str, tuple[_Modules, RegisteredJob | None]]
+"""The files of each job by its name, and its description if it has one."""
 
 
 class JobRegistry:
@@ -92,6 +98,36 @@ class JobRegistry:
             return False
         self._modules = found
         return True
+
+    def snapshot(self) -> Snapshot:
+        """The modules as they are known now, to compare them with later."""
+        return {name: (modules, self._known(name)) for name, modules in self._modules.items()}
+
+    def changes_since(self, before: Snapshot, seconds: float) -> list[tuple[str, str]]:
+        """Name, and one line about it, of each job whose module was added, removed or written since the snapshot.
+
+        Such a module is described, which shows whether it is broken; after so many seconds no further one is.
+        """
+        changes = []
+        until = time.monotonic() + seconds
+        with self.one_process():
+            for name in sorted(before.keys() | self._modules.keys()):
+                modules, was = before.get(name, (None, None))
+                if modules == self._modules.get(name):
+                    continue
+                job = self._jobs.get(name) if time.monotonic() < until else self._known(name)
+                if name not in self._modules:
+                    text = f'removed job "{name}"'
+                elif isinstance(job, BrokenJob):
+                    added = "added, and " if modules is None else "still " if isinstance(was, BrokenJob) else ""
+                    text = f'job "{name}": {added}broken: {job.error}'
+                elif modules is None:
+                    text = f'added job "{name}"'
+                else:
+                    mended = isinstance(was, BrokenJob) and job is not None
+                    text = f'job "{name}": {"can be used again" if mended else "changed"}'
+                changes.append((name, text))
+        return changes
 
     def describe(self, name: str) -> RegisteredJob:
         """One job. Raises KeyError when there is none of this name."""
@@ -167,6 +203,9 @@ class JobRegistry:
         job = self.jobs.get(name)
         if not isinstance(job, JobDescription):
             return []
+        malformed = [ParamProblem(path, problem) for path, problem in malformed_references(params)]
+        if malformed:
+            return malformed
         try:
             answer = self._answer("validate", name, job.path, params)
         except OSError as error:

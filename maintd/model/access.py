@@ -142,7 +142,8 @@ def verified_name(name: str) -> str:
     return split_name(name)[1]
 
 
-def _is_person(name: str) -> bool:
+def is_person(name: str) -> bool:
+    """Whether a verified name can be that of a person: not `root`, and not `uid 1000`."""
     return name.strip() not in NO_PERSON and not name.startswith("uid ")
 
 
@@ -162,9 +163,9 @@ class Caller(NamedTuple):
     def person(self) -> str:
         """The person who acts: verified, else as claimed; empty if neither names one."""
         claimed, verified = split_name(self.name)
-        if not self.by_program and _is_person(verified):
+        if not self.by_program and is_person(verified):
             return verified
-        return claimed if claimed != verified and _is_person(claimed) else ""
+        return claimed if claimed != verified and is_person(claimed) else ""
 
     def may(self, right: Right) -> bool:
         """Whether the caller's role has a right."""

@@ -50,6 +50,11 @@ class Check(Model):
     missed_limit: float | None = None  # the limit that is not met, in `unit`; None: it is met, or is no number
 
     @property
+    def not_required(self) -> bool:
+        """Whether it was not observed and need not be: without an effect on the run's state, and no finding."""
+        return self.optional and self.status is CheckStatus.UNKNOWN
+
+    @property
     def expectation(self) -> str:
         """`expected at most 20 %`, or the two limits: `fails above 20 %, warns above 10 %`."""
         return expectation(self.expected)

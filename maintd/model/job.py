@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from maintd.model.base import Model
 from maintd.model.entry import LockMode
+from maintd.model.target import Targets
 from maintd.units import Duration
 
 
@@ -50,9 +51,16 @@ class JobDescription(Model):
     params_schema: dict[str, Any] = {}
     imports: tuple[str, ...] = ()  # modules that the fork server can preload for it
 
+    def kinds_missing(self, targets: Targets) -> list[str]:
+        """Those of `needs` that have no target: without it, a step with this job is skipped.
+
+        Raises KeyError for a kind that does not exist.
+        """
+        return [need for need in self.needs if not any(targets.of(kind) for kind in need.split(" or "))]
+
 
 class BrokenJob(Model):
-    """A job module that cannot be used; runs of its entries fail."""
+    """A job module that cannot be used; entries with it cannot run."""
 
     name: str
     path: Path

@@ -321,13 +321,15 @@ def _details(run: RunSummary, why: str, hint: str, next_step: str, since: dateti
     }
 
 
+SENT_OF_CHECK = {"name", "observed", "expected", "unit", "hint", "optional"}
+
+
 def _checks(run: RunSummary) -> list[dict[str, Any]]:
     """The checks that were not ok, of the last attempt of each step."""
     if not isinstance(run, Run):
         return []
     found = [
-        {"step": step.name, **check.model_dump(mode="json", include={"name", "observed", "expected", "unit", "hint"})}
-        | {"status": check.status.value}
+        {"step": step.name, **check.model_dump(mode="json", include=SENT_OF_CHECK)} | {"status": check.status.value}
         for step in run.steps
         for check in (step.attempts[-1].checks if step.attempts else ())
         if check.status is not CheckStatus.OK

@@ -22,7 +22,7 @@ from maintd.errors import (
 from maintd.model.base import Model
 from maintd.model.entry import Entry, Pause, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
-from maintd.model.run import NewRun, Run, RunState, RunSummary, Trigger
+from maintd.model.run import NewRun, Run, RunState, RunSummary, SkipReason, Trigger
 from maintd.operations.diagnosis import decisions_text
 from maintd.operations.freezes import in_emergency, known_freezes, refuse_frozen
 from maintd.operations.lookup import find_entry, find_run
@@ -83,7 +83,12 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
         title=entry.title,
         trigger=Trigger.MANUAL,
         state=RunState.QUEUED,
-        reason="; ".join(filter(None, (_pause_note(service, entry.name, now), _turn_note(service, entry.name)))),
+        reason="; ".join(
+            filter(
+                None,
+                (_pause_note(service, entry.name, now), _turn_note(service, entry.name), _idle_note(service, entry)),
+            )
+        ),
         not_before=not_before,
         plan=steps,
         policy=entry.policy,
@@ -284,6 +289,26 @@ def _pause_note(service: OperatorService, name: str, now: datetime) -> str:
 def _turn_note(service: OperatorService, name: str) -> str:
     at_gate = next((run for run in service.store.runs.unfinished([name]) if run.state is RunState.WAITING), None)
     return "" if at_gate is None else f"begins when run {at_gate.id}, which waits at a gate, has ended"
+
+
+def _idle_note(service: OperatorService, entry: Entry) -> str:
+    """That nothing of the run will start: by the targets that are configured now, else by the end of its last run."""
+    jobs, targets = service.jobs(), service.targets()
+    missing = {
+        step.name: job.kinds_missing(targets)
+        for step in entry.steps
+        if isinstance(job := jobs.get(step.job), JobDescription)
+    }
+    required = [step.name for step in entry.steps if step.required and missing.get(step.name)]
+    if required or all(missing.get(step.name) for step in entry.steps):
+        kinds = ", ".join(dict.fromkeys(kind for name in required or missing for kind in missing[name]))
+        return f"nothing of it will run: no target is configured of: {kinds}"
+    last = service.store.history.last_per_entry([entry.name])[entry.name].last_run
+    if last is None or last.skip_reason is not SkipReason.NOT_CONFIGURED:
+        return ""
+    in_calendar = any(known.name == entry.name for known in service.calendar().entries)
+    examine = f"; examine it: maintd doctor {quote(entry.name)}" if in_calendar else ""
+    return f"its last run, {last.id}, was skipped as not configured{examine}"
 
 
 def summary_of(run: Run) -> RunSummary:

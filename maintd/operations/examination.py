@@ -33,6 +33,8 @@ def calendar_for_jobs(
             "job": step.job,
             "path": os.fspath(jobs[step.job].path),
             "params": json.dumps(step.params, default=str).replace("${", ESCAPED),
+            "required": step.required,
+            "gated": any(other.gate is not None for other in entry.steps),
         }
         for entry in calendar.entries
         if entry.enabled

@@ -146,6 +146,7 @@ def summary(store: Store, since: datetime) -> FindingsSummary:
     )
 
 
-def command_to_acknowledge(finding: Finding) -> str:
-    """What to type to acknowledge a finding for a week."""
-    return f"maintd ack {quote(finding.key)} --why REASON --until 7d"
+def command_to_acknowledge(finding: Finding, caller: Caller) -> str:
+    """What the caller types to acknowledge a finding for a week; with a name, where theirs is none of a person."""
+    by = "" if caller.person or not caller.name else " --by NAME"
+    return f"maintd ack {quote(finding.key)} --why REASON --until 7d{by}"

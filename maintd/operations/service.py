@@ -41,7 +41,7 @@ class Health(NamedTuple):
 
 
 class ReloadResult(NamedTuple):
-    """The result of a reload. If not `ok`, the previous calendar stays active."""
+    """The result of a reload. If not `ok`, the previous calendar stays active; else `problems` are broken jobs."""
 
     ok: bool
     changes: tuple[str, ...]

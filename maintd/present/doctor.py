@@ -37,7 +37,7 @@ def doctor_text(checks: Sequence[Check], run: Run, *, width: int = WIDTH, colour
 
 def _check_lines(check: Check, style: Style, width: int) -> Iterator[str]:
     observed = value_text(check.observed, check.unit)
-    note = " (not required)" if check.optional and check.status is CheckStatus.UNKNOWN else ""
+    note = " (not required)" if check.not_required else ""
     yield f"{symbol(check.status, style)} {check.name}{note}"
     if check.status is CheckStatus.OK:
         yield from (style(line, Tone.DIM) for line in wrap(observed, width, "    "))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from maintd.model.access import is_person
 from maintd.model.evidence import expectation
 from maintd.model.finding import Acknowledgement, FindingState, GoneReason, ListedFinding
 from maintd.present.text import WIDTH, Style, Tone, ago, printable, state_text, symbol, utc_minute, wrap
@@ -58,9 +59,12 @@ def finding_text(
 
 
 def run_findings_text(
-    findings: Sequence[ListedFinding], *, now: datetime, width: int = WIDTH, colour: bool = False
+    findings: Sequence[ListedFinding], *, user: str, now: datetime, width: int = WIDTH, colour: bool = False
 ) -> str:
-    """The findings that a run reported, for the end of its text: key, since when, who acknowledged it."""
+    """The findings that a run reported, for the end of its text: key, since when, who acknowledged it.
+
+    user: who reads it, and has to name a person to acknowledge one as root.
+    """
     style = Style(colour)
     lines = ["", style(plural(len(findings), "finding"), Tone.STRONG)]
     for finding in findings:
@@ -71,7 +75,8 @@ def run_findings_text(
             text += f" since {utc_minute(finding.first_seen_at)}, {ago(finding.first_seen_at, now)}"
         lines += wrap(text, width, "  ", " " * 15)
     if any(finding.state is FindingState.OPEN for finding in findings):
-        lines += wrap("acknowledge one with: maintd ack KEY --why REASON --until 7d", width, "  ", "  ")
+        by = "" if is_person(user) else " --by NAME"
+        lines += wrap(f"acknowledge one with: maintd ack KEY --why REASON --until 7d{by}", width, "  ", "  ")
     return "\n".join(lines) + "\n"
 
 

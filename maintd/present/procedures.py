@@ -14,7 +14,7 @@ def procedure_texts(entry: Entry) -> Iterator[str]:
     before = "at the start"
     for step in entry.steps:
         if step.gate is not None:
-            yield f"gate {step.name}, {before}: {gate_text(step.gate)}"
+            yield f"{step.name}, {before}: {gate_text(step.gate)}"
         elif not step.undoes and not step.always:
             before = f"after {step.name}"
     undone = [step.undoes for step in entry.steps if step.undoes]

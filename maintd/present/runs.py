@@ -184,11 +184,12 @@ def step_lines(step: Step, now: datetime, width: int, style: Style) -> Iterator[
     """A step with the evidence of its attempts, oldest first."""
     duration = ""
     if step.started_at is not None:
-        duration = f" in {duration_text((step.finished_at or now) - step.started_at)}"
+        word = "for" if step.finished_at is None else "in"
+        duration = f" {word} {duration_text((step.finished_at or now) - step.started_at)}"
     job = "" if step.job in ("", step.name) else f" ({step.job})"
     always = ", always" if step.always else ""
-    kind = "gate" if step.gate is not None else "step"
-    title = f"{kind} {style(step.name, Tone.STRONG)}{job}{always}"
+    name = style(step.name, Tone.STRONG)
+    title = f"{'' if step.gate is not None else 'step '}{name}{job}{always}"
     yield f"{symbol(step.state, style)} {title}: {state_text(step.state, style)}{duration}"
     last = step.attempts[-1].reason if step.attempts else ""
     if step.reason and step.reason != last:
@@ -225,6 +226,8 @@ def attempt_lines(attempt: Attempt, width: int, style: Style, after: Attempt | N
         yield from wrap(f'ended in phase "{attempt.phase}"', width, "    ", "    ")
     if attempt.state == "running" and attempt.phase:
         yield from wrap(f"now: {attempt.phase}", width, "    ", "    ")
+    if attempt.state is AttemptState.SUCCEEDED and not attempt.checks:
+        yield "    0 checks"
     if attempt.checks:
         passed = sum(check.status is CheckStatus.OK for check in attempt.checks)
         yield f"    {plural(len(attempt.checks), 'check')}, {passed} passed"
@@ -279,8 +282,9 @@ def causes_first(checks: Sequence[Check]) -> list[Check]:
 def check_lines(check: Check, width: int, style: Style, indent: str = "    ") -> Iterator[str]:
     """A check: observed and expected value, and the hint unless it passed."""
     word = "" if check.status is CheckStatus.OK else f"{check.status.value}: "
+    shown = f"{check.status.value}, not required: " if check.not_required else word
     observed = value_text(check.observed, check.unit)
-    text = f"{word}{check.name}: {observed.removeprefix(word) or observed}"
+    text = f"{shown}{check.name}: {observed.removeprefix(word) or observed}"
     if check.expected:
         text += f" ({check.expectation})"
     first, *more = wrap(text, width - len(indent) - 2)

@@ -21,6 +21,7 @@ from maintd.operations import ReloadResult
 log = structlog.get_logger()
 
 RELOAD_TIMEOUT = 30  # seconds that `reload` waits for the daemon's loop
+DESCRIBE_TIMEOUT = 10.0  # seconds in which it begins to describe the next job module that was written
 
 
 class CalendarReloader:
@@ -59,11 +60,20 @@ class CalendarReloader:
         self._wake()
 
     def reload(self) -> ReloadResult:
-        """Reload, and wait for the result. Blocks forever in the loop's own thread."""
+        """Reload, and wait for the result, with what became of job modules. Blocks forever in the loop's own thread."""
         result: Future[ReloadResult] = Future()
+        before = self._registry.snapshot()
         self._requests.put(result)
         self._wake()
-        return result.result(timeout=RELOAD_TIMEOUT)
+        found = result.result(timeout=RELOAD_TIMEOUT)
+        # Not in the loop: it must not wait for modules that no entry uses.
+        changes = self._registry.changes_since(before, DESCRIBE_TIMEOUT)
+        reported = {name for name, _ in changes}
+        broken = [
+            f'job "{job.name}" is broken: {job.error}' for job in self._registry.broken if job.name not in reported
+        ]
+        lines = (*(text for _, text in changes), *found.changes)
+        return found._replace(changes=lines, problems=(*found.problems, *broken))
 
     # --- for the loop ---
 

@@ -29,7 +29,7 @@ from maintd.clock import Clock, SystemClock
 from maintd.config import logging
 from maintd.config.process_limits import UMASK, forget_credentials, hide_memory, raise_descriptor_limit
 from maintd.config.settings import Settings
-from maintd.config.state_directory import claim_state_dir
+from maintd.config.state_directory import claim_state_dir, note_stopping
 from maintd.errors import MaintdError, StoreError, StoreUnavailableError
 from maintd.executor.executor import LocalExecutor
 from maintd.executor.foreground import discard_unrecorded
@@ -112,6 +112,7 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
         for name in run_first:
             trigger(daemon.service(), TriggerRequest(name=name, by="maintd serve", why="requested at start"))
         daemon.loop()
+        note_stopping(settings.state_dir)
         log.info("daemon_stopping", drain=settings.drain)
     log.info("daemon_stopped")
     return 0

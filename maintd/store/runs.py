@@ -47,6 +47,7 @@ from maintd.store.run_plans import RunPlans
 from maintd.store.run_summaries import summaries
 from maintd.store.tables import (
     HAS_KEY,
+    IS_HELD,
     IS_QUEUED,
     IS_RUNNING,
     IS_WAITING,
@@ -182,6 +183,11 @@ class Runs:
             entry_id = entry_id_of(conn, run.entry, run.title, now)
             if run.idempotency_key is None:
                 return insert_runs(conn, self._plans, [(entry_id, run, now)])[0], True
+            same = select(runs.c.id).where(runs.c.idempotency_key == run.idempotency_key)
+            # An insert that conflicts uses up a number, and a gap in the numbers looks like a run that was deleted.
+            known = conn.execute(same).scalar_one_or_none()
+            if known is not None:
+                return known, False
             plan_id = self._plans.ids_of(conn, [run], now)[0]
             statement = insert_into(conn, runs).values(run_row(entry_id, run, now, plan_id))
             statement = statement.on_conflict_do_nothing(index_elements=["idempotency_key"], index_where=HAS_KEY)
@@ -189,7 +195,6 @@ class Runs:
             if new is not None:
                 add_run_events(conn, [RunChanged(new, run.state, now)])
                 return new, True
-            same = select(runs.c.id).where(runs.c.idempotency_key == run.idempotency_key)
             return conn.execute(same).scalar_one(), False
 
         return self._database.write(transaction)
@@ -199,6 +204,10 @@ class Runs:
 
         def transaction(conn: Connection) -> Run | None:
             entry_id = entry_id_of(conn, run.entry, run.title, now)
+            # A row that is deleted below leaves a gap in the numbers, which looks like a run that was deleted.
+            busy = select(runs.c.id).where(runs.c.entry_id == entry_id, or_(IS_RUNNING, IS_WAITING, IS_HELD)).limit(1)
+            if conn.execute(busy).first() is not None:
+                return None
             run_id = insert_runs(conn, self._plans, [(entry_id, run, now)])[0]
             claimed = _claim(conn, self._plans, [run_id], _Claim(node, incarnation, lease_until, now))
             if not claimed:

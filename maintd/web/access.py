@@ -140,6 +140,21 @@ BY_ENTRY = frozenset(
 routes but probes are refused to such a token."""
 
 
+_ACTS: dict[str, str] = {
+    "/api/v1/entries/{name}/unpause": "unpause",
+    "/api/v1/findings/{key}/withdraw": "withdraw an acknowledgement",
+    "/api/v1/freezes/end": "end a freeze",
+    "/api/v1/mutes/end": "end a mute",
+    "/api/v1/runs/{run_id}/gate/approve": "approve",
+    "/api/v1/runs/{run_id}/gate/reject": "reject",
+    "/api/v1/runs/{run_id}/gate/tick": "tick an item",
+    "/api/v1/runs/{run_id}/notes": "add a note",
+    "/api/v1/runs/{run_id}/release": "release",
+    "/api/v1/runs/{run_id}/undo": "undo",
+}
+"""What a request for a path does, where its right has another name or is that of several paths."""
+
+
 def find_route(routes: Sequence[APIRoute], scope: Mapping[str, Any]) -> tuple[str, str] | None:
     """Method and path of the route that will answer a request; None when none will. HEAD counts as GET."""
     method = "GET" if scope["method"] == "HEAD" else scope["method"]
@@ -156,7 +171,7 @@ def require_right(caller: Caller, route: tuple[str, str] | None) -> None:
     if right is None:
         raise RefusedError(f"{' '.join(route or ())} has no right in the table of rights", "report this as a bug")
     if not caller.may(right):
-        _refuse(caller, right)
+        _refuse(caller, right, "" if route is None else _ACTS.get(route[1], ""))
     if caller.entries and route is not None and right is not Right.PROBE and route not in BY_ENTRY:
         raise ForbiddenError(
             f'token "{caller.token}" is limited to {", ".join(caller.entries)}, but this is about all entries',
@@ -164,10 +179,10 @@ def require_right(caller: Caller, route: tuple[str, str] | None) -> None:
         )
 
 
-def _refuse(caller: Caller, right: Right) -> None:
+def _refuse(caller: Caller, right: Right, act: str) -> None:
     roles = roles_with(right)
     if not caller.name:
-        what = "this" if right is Right.READ else f"to {right.replace('_', ' ')}, a request"
+        what = "this" if right is Right.READ else f"to {act or right.replace('_', ' ')}, a request"
         raise UnauthorizedError(
             f"{what} needs a token of the role {_either(roles)}",
             'send it as "Authorization: Bearer TOKEN", commands with --token-file FILE; '

@@ -14,7 +14,9 @@ from starlette.exceptions import HTTPException
 import maintd
 from maintd.errors import MaintdError, RefusedError, UnknownNameError, UsageError
 from maintd.model.access import Right, roles_with
+from maintd.model.base import problem_text
 from maintd.operations import OperatorService
+from maintd.terminal import quotable
 from maintd.web import health, pages
 from maintd.web.access import RIGHTS
 from maintd.web.api import changelog, daemon, entries, findings, freezes, gates, notices, resume, runs, streams, tokens
@@ -158,9 +160,15 @@ def _validation_error(request: Request, error: Exception) -> Response:
     messages = []
     for problem in error.errors()[:5]:
         field = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "path"))
-        message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+        message = problem_text(problem)
         messages.append(f"{field}: {message}" if field else message)
-    return error_response(request.scope, UsageError("\n".join(messages), "see: /api/v1/openapi.json"), 400)
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and sent != "application/json" and not sent.endswith("+json"):
+        what = f"the body is sent as {quotable(sent)}" if sent else "the body is sent without a Content-Type"
+        messages, hint = [f"{what}, not as JSON"], 'send the header "Content-Type: application/json"'
+    else:
+        hint = "see: /api/v1/openapi.json"
+    return error_response(request.scope, UsageError("\n".join(messages), hint), 400)
 
 
 def _http_error(request: Request, error: Exception) -> Response:

@@ -119,13 +119,17 @@ def test_a_notice_states_what_one_needs_to_know(site: Site) -> None:
     failed = Check(
         name="dead tuples", observed=31, expected="at most 20 %", unit="%", status=CheckStatus.FAIL, hint="wait"
     )
-    updates = [*evidence(failed), ended(RunState.FAILED, 5)]
+    unseen = Check(name="swap", observed="denied", expected="0", status=CheckStatus.UNKNOWN, optional=True)
+    updates = [*evidence(failed, unseen), ended(RunState.FAILED, 5)]
     assert site.store.runs.apply(run.id, run.fence, 1, updates)
     site.review()
 
     notice = site.notices()[0]
     assert notice.title == "a failed: vacuum: dead tuples: 31 %, expected at most 20 %"
-    assert [found["name"] for found in notice.details["checks"]] == ["dead tuples"]
+    assert [(found["name"], found["optional"]) for found in notice.details["checks"]] == [
+        ("dead tuples", False),
+        ("swap", True),
+    ]
     for part in (
         "vacuum: dead tuples: 31 %, expected at most 20 %",
         "since   Mon 2026-03-02 12:05 UTC",

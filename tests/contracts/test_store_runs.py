@@ -340,6 +340,26 @@ def test_the_same_idempotency_key_returns_the_same_run(open_another: Callable[[]
     assert stores[0].history.run(added[0][0]).idempotency_key == "k1"
 
 
+def test_a_repeated_idempotency_key_uses_up_no_number(open_another: Callable[[], Store]) -> None:
+    stores = [open_another(), open_another()]
+    first, _ = stores[0].runs.add(manual_run("vacuum", idempotency_key="k1"), at(0))
+
+    again = [stores[n % 2].runs.add(manual_run("vacuum", idempotency_key="k1"), at(n)) for n in range(1, 5)]
+    other, new = stores[1].runs.add(manual_run("vacuum", idempotency_key="k2"), at(9))
+
+    assert again == [(first, False)] * 4
+    assert (other, new) == (first + 1, True)
+
+
+def test_a_run_in_the_foreground_that_is_refused_uses_up_no_number(store: Store) -> None:
+    running = claim(store, queue(store, "vacuum", 0), 0)
+
+    refused = store.runs.add_claimed(manual_run("vacuum"), "n", "i", at(9), at(1))
+
+    assert refused is None
+    assert store.runs.add(manual_run("other"), at(2))[0] == running.id + 1
+
+
 def test_a_queued_run_is_cancelled_at_once(store: Store) -> None:
     queued, waiting = queue(store, "a"), queue(store, "b", 9)
 

@@ -9,6 +9,8 @@ import json
 import os
 import struct
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,6 +29,7 @@ from support.servers.maintd import RunningDaemon, maintd_daemon
 from support.servers.postgres import BIN, PostgresServer
 from support.users import as_unprivileged_user, folder_for_all
 
+from maintd.checks.access import grafana_accounts
 from maintd.checks.access.accounts import read_shadow
 from maintd.checks.access.keys import parse
 from maintd.checks.access.table import Access, digest_of, from_csv, from_note, note_of, rows_of, to_csv
@@ -35,6 +38,7 @@ from maintd.job.attempt_info import Point
 from maintd.model.access import Role, Token
 from maintd.model.evidence import CheckStatus
 from maintd.model.run import DecisionKind, GateDecision
+from maintd.model.target import HttpTarget
 
 OK, WARN, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.WARN, CheckStatus.FAIL, CheckStatus.UNKNOWN
 pytestmark = pytest.mark.usefixtures("own_now")
@@ -656,6 +660,118 @@ def test_accounts_of_grafana_have_their_age_and_last_use_and_what_is_denied_is_u
     parts = ("service accounts", "API keys", "tokens that never expire")
     assert unknown == {f"grafana g: {part}" for part in parts}, result.text()
     assert "serviceaccounts:read" in result.check("grafana g: service accounts").hint
+
+
+def grafana_review(host: Host, replies: Mapping[str, Any], timeout: str = "10s") -> JobResult:
+    base = {"/api/org/users": json_reply(USERS[:1]), "/api/auth/keys": json_reply({"message": "Not found"}, 404)}
+    with http_service({**base, **replies}) as url:
+        return review(host, grafana="g", targets={"http": {"g": {"url": url, "timeout": timeout}}})
+
+
+def service_accounts(*names: str) -> Any:
+    listed = [{"id": number, "name": name, "role": "Viewer"} for number, name in enumerate(names)]
+    return json_reply({"totalCount": len(listed), "serviceAccounts": listed})
+
+
+def tokens(*names: str) -> Any:
+    return json_reply([{**TOKENS[0], "name": name} for name in names])
+
+
+def test_each_token_is_in_the_table_also_if_service_accounts_of_grafana_have_the_same_name(host: Host) -> None:
+    replies = {
+        "/api/serviceaccounts/search": service_accounts("same", "same", "same (id 0)", "same / t0"),
+        **{f"/api/serviceaccounts/{number}/tokens": tokens(f"t{number}") for number in range(4)},
+    }
+
+    result = grafana_review(host, replies)
+
+    names = {row["name"] for row in table(result) if row["kind"] == "token"}
+    assert names == {
+        "same (id 0) / t0",
+        "same (id 1) / t1",
+        "same (id 0) (id 2) / t2",
+        "same / t0 (id 3) / t3",
+    }
+    accounts = [row for row in table(result) if row["kind"] == "service account"]
+    assert len({row["name"] for row in accounts}) == 4
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, "", 0, [None], [{}]])
+def test_an_answer_of_grafana_that_is_not_its_list_is_never_0_accounts(host: Host, answer: object) -> None:
+    paths = ("/api/org/users", "/api/serviceaccounts/search", "/api/auth/keys")
+
+    result = grafana_review(host, {path: json_reply(answer) for path in paths})
+
+    unknown = {name for name, status in not_ok(result).items() if status is UNKNOWN}
+    parts = {"users", "service accounts", "not used for 90 days", "tokens that never expire"}
+    parts |= {"API keys"} if answer != [] else set()  # an empty list is that of a Grafana without keys
+    assert unknown == {f"grafana g: {part}" for part in parts}, result.text()
+    for name in unknown:
+        assert "permission" not in result.check(name).hint
+
+
+@pytest.mark.parametrize("answer", [None, {}, [{}]])
+def test_tokens_of_grafana_that_were_not_understood_are_not_none(host: Host, answer: object) -> None:
+    replies = {
+        "/api/serviceaccounts/search": service_accounts("a"),
+        "/api/serviceaccounts/0/tokens": json_reply(answer),
+    }
+
+    result = grafana_review(host, replies)
+
+    parts = ("tokens of service account a", "not used for 90 days", "tokens that never expire")
+    assert not_ok(result) == {f"grafana g: {part}": UNKNOWN for part in parts}, result.text()
+
+
+def test_a_grafana_that_hangs_for_tokens_is_named_and_the_review_goes_on(host: Host) -> None:
+    stopped = threading.Event()
+
+    def hang() -> Any:
+        stopped.wait(60)
+        return json_reply([])
+
+    names = [f"s{number}" for number in range(60)]
+    replies = {
+        "/api/serviceaccounts/search": service_accounts(*names),
+        "/api/serviceaccounts/0/tokens": tokens("t0"),
+        **{f"/api/serviceaccounts/{number}/tokens": hang for number in range(1, 60)},
+    }
+    started = time.monotonic()
+    try:
+        with_answers = {**replies, "/api/org/users": json_reply(USERS[:1])}
+        with http_service({**with_answers, "/api/auth/keys": json_reply([])}) as url:
+            result = review(host, grafana="g", targets={"http": {"g": {"url": url, "timeout": "500ms"}}})
+            took = time.monotonic() - started
+            stopped.set()
+    finally:
+        stopped.set()
+
+    check = result.check("grafana g: tokens of all service accounts")
+    assert check.status is UNKNOWN
+    assert str(check.observed).startswith("unknown: timed_out: Grafana was not asked for those of 56, as ")
+    assert "s4; s5; " in str(check.observed)
+    assert "s0 / t0" in {row["name"] for row in table(result)}
+    assert {row["name"] for row in table(result) if row["kind"] == "service account"} == set(names)
+    assert took < 25, "three of 59 time-outs of 500 ms"
+
+
+def test_all_requests_to_grafana_share_one_time(host: Host) -> None:
+    def slow() -> Any:
+        time.sleep(0.4)
+        return tokens("t")
+
+    replies = {
+        "/api/org/users": json_reply(USERS[:1]),
+        "/api/auth/keys": json_reply([]),
+        "/api/serviceaccounts/search": service_accounts(*(f"s{number}" for number in range(50))),
+        **{f"/api/serviceaccounts/{number}/tokens": slow for number in range(50)},
+    }
+    with http_service(replies) as url:
+        found = grafana_accounts.collect(HttpTarget(url=url), timedelta(seconds=2))
+
+    assert found.left_out_cause == "after 2s"
+    assert len(found.left_out) + len(found.tokens) == 50
+    assert len(found.left_out) >= 45
 
 
 def test_no_hash_of_basic_authentication_is_weak_only_if_all_lines_were_understood(host: Host, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.databases import Database, database
 from support.http_services import Reply, http_service, json_reply, port_that_hangs
-from support.job_runs import JOBS, JobResult, run_job
+from support.job_runs import JOBS, JobResult, run_job, shipped_job
 from support.servers.docker import DockerEngine
 from support.servers.postgres import PostgresServer
 from support.servers.prometheus import WebServer
@@ -20,6 +20,7 @@ from support.servers.redis import RedisServer
 from support.servers.redis import redis as own_redis
 from support.servers.refusing_engine import refusing_engine
 
+from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import HttpTarget, Targets
 
@@ -306,7 +307,7 @@ def test_a_reference_without_a_value_is_the_only_fault_that_is_named(params: Map
 
 
 def test_a_kind_that_is_not_configured_is_no_alarm_and_is_named() -> None:
-    result = examine({}, ("vacuum", {}), ("redis_maintenance", {}), ("alert_review", {}))
+    result = examine({}, ("health_check", {}), ("vacuum", {}), ("redis_maintenance", {}), ("alert_review", {}))
 
     assert result.outcome == "succeeded", result.text()
     shown = [check.name for check in result.named("configured")]
@@ -325,12 +326,94 @@ def test_a_kind_that_is_not_configured_is_no_alarm_and_is_named() -> None:
 )
 @pytest.mark.parametrize("others", [{}, {"folders": {"other": {"path": "/"}}}], ids=["no folders", "another folder"])
 def test_a_folder_without_which_a_job_is_skipped_is_named(job: str, folder: str, others: Mapping[str, Any]) -> None:
-    result = examine(others, (job, {}))
+    targets = {
+        **others,
+        "docker": {"main": {"url": "tcp://127.0.0.1:1"}},
+        "postgres": {"main": {"dsn": "host=nowhere"}},
+    }
+    if not others:  # a kind that the job declares as needed is what it lacks then
+        targets["folders"] = {"unrelated": {"path": "/"}}
+
+    result = examine(targets, (job, {}), ("host_review", {}))
 
     check = result.check(f"folders {folder}: configured")
     assert (check.status, check.hint) == (CheckStatus.UNKNOWN, f"set targets.folders.{folder} in the calendar")
     assert "the steps of weekly that need it are skipped" in str(check.observed)
     assert result.outcome != "failed", result.text()
+
+
+def idle(*steps: tuple[str, Mapping[str, Any], Mapping[str, Any]], entries: tuple[str, ...] = ()) -> JobResult:
+    """Examine an entry `weekly` on a site without any target; each step with fields of its own."""
+    found = [
+        {
+            "entry": "weekly",
+            "step": job,
+            "job": job,
+            "path": str(JOBS / f"{job}.py"),
+            "params": json.dumps(params),
+            **own,
+        }
+        for job, params, own in steps
+    ]
+    return run_job("doctor", {"calendar": {"steps": found}, "entries": list(entries)}, {})
+
+
+@pytest.mark.parametrize(
+    ("steps", "without"),
+    [
+        (
+            [("health_check", {}, {}), ("secrets_rotate", {}, {"required": True})],
+            "a secrets target (secrets_rotate)",
+        ),
+        ([("vacuum", {}, {}), ("backup", {}, {})], "a postgres target (vacuum), the folder backup_sets (backup)"),
+        ([("security_audit", {"hosts": []}, {})], "something to audit (security_audit)"),
+    ],
+    ids=["a required step", "each step", "what no kind of target is"],
+)
+def test_an_entry_of_which_nothing_runs_is_named_and_unknown_where_it_was_asked_for(
+    steps: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]], without: str
+) -> None:
+    asked, at_noon = idle(*steps, entries=("weekly",)), idle(*steps)
+
+    check = asked.check("entry weekly: configured")
+    assert check.observed == f"unknown: not_configured: nothing of it runs without {without}"
+    assert check.hint.startswith(("set targets.", "configure targets."))
+    assert (asked.outcome, check.optional) == ("unknown", False)
+    assert (at_noon.outcome, at_noon.check("entry weekly: configured").optional) == ("succeeded", True)
+
+
+def test_an_entry_with_a_gate_waits_there_also_when_no_step_has_its_target() -> None:
+    result = idle(("vacuum", {}, {"gated": True}), entries=("weekly",))
+
+    assert not result.named("entry weekly"), result.text()
+    assert result.check("postgres: configured").optional
+
+
+# What these lack shows only in what was kept of earlier runs and in the store, which `doctor` does not read.
+LACKS_WHAT_IS_KEPT = {"security_log_review", "access_review"}
+HAVE_REQUIRED_PARAMS = {"alerts_silence", "command", "rollback", "service_unhalt"}
+WITHOUT_PARAMS = {path.stem for path in JOBS.glob("*.py")} - LACKS_WHAT_IS_KEPT - HAVE_REQUIRED_PARAMS
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_PARAMS))
+@pytest.mark.parametrize(
+    "targets",
+    [{"host": {}}, {"host": {}, "folders": {"other": {"path": "/proc/self/fdinfo"}}}],
+    ids=["no targets", "another folder"],
+)
+def test_doctor_knows_of_each_job_whether_a_site_without_targets_skips_its_step(
+    name: str, targets: Mapping[str, Any]
+) -> None:
+    known = Targets.model_validate(targets)
+    lacks = shipped_job(name).description.kinds_missing(known)
+
+    found = examine(known, (name, {}))
+
+    expected = bool(lacks)
+    if not lacks:
+        ran = run_job(name, {}, known, dry_run=True)
+        expected = isinstance(ran.error, TargetError) and ran.error.cause == "not_configured"
+    assert bool(found.named("entry weekly: configured")) == expected, found.text()
 
 
 def test_without_any_step_nothing_is_known() -> None:

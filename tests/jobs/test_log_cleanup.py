@@ -409,6 +409,15 @@ def test_further_names_of_rotated_logs_can_be_configured(root: Path) -> None:
     assert names(root) == {f"syslog.{number}.gz" for number in range(1, 8)}
 
 
+def test_it_is_not_configured_where_no_folder_of_logs_is(tmp_path: Path) -> None:
+    targets = {"folders": {"reports": {"path": str(tmp_path)}}}
+
+    unset, misspelt = run_job("log_cleanup", {}, targets), run_job("log_cleanup", {"folders": ["lgs"]}, targets)
+
+    assert "not_configured" in str(getattr(unset.error, "cause", unset.error)), unset.text()
+    assert "lgs" in str(misspelt.error)
+
+
 def test_a_missing_folder_fails(tmp_path: Path) -> None:
     result = clean(tmp_path / "nowhere")
 

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,14 @@ class Reply:
 def json_reply(body: Any, status: int = 200) -> Reply:
     """Return a response with a JSON body."""
     return Reply(json.dumps(body).encode(), status)
+
+
+def gzip_bomb(mebibytes: int, of: bytes = b"\0") -> bytes:
+    """Return gzip data of this length when inflated, all of one byte, without a checksum: no reader is to get there."""
+    packer = zlib.compressobj(9, wbits=31)
+    head = packer.compress(of) + packer.flush(zlib.Z_FULL_FLUSH)
+    mebibyte = packer.compress(of * (1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return head + mebibyte * mebibytes
 
 
 class _Server(ThreadingHTTPServer):

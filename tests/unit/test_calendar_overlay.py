@@ -244,3 +244,27 @@ def test_the_shipped_calendar_has_its_overlay_in_the_working_directory(
     assert overlay_path(plain) == tmp_path / "schedules.local.yaml"
     named = plain.model_copy(update={"calendar_overlay": Path("/etc/mine.yaml")})
     assert overlay_path(named) == Path("/etc/mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("steps", "left_out"),
+    [
+        ("[look]", ", without vacuum, vacuum-2, verify)"),
+        ("[vacuum, look, vacuum, {verify: {root: /srv}}]", ", vacuum without its patience, full)"),
+        ("[vacuum: {full: true}, look, vacuum]", ", without verify; vacuum without its patience)"),
+        ("[{vacuum: {patience: 1m, full: false}}, look, vacuum, {job: verify, params: {root: /a}}, look]", ")"),
+        ("{vacuum: {patience: 9m}}", ""),
+    ],
+)
+def test_what_a_list_of_steps_leaves_out_is_shown_with_its_place(steps: str, left_out: str) -> None:
+    shown = [text for text in entry(merged(f"entries: {{night: {{steps: {steps}}}}}")).overlay if "steps (" in text]
+
+    assert [text.removeprefix("steps (local.yaml:1") for text in shown] == ([left_out] if left_out else [])
+
+
+def test_an_entry_that_replaces_its_always_steps_names_those_that_are_left_out() -> None:
+    base = f"{BASE}  ends: {{steps: [look], always: [verify: {{root: /b}}, look]}}\n"
+
+    shown = entry(merged("entries: {ends: {always: [look]}}", base), "ends").overlay
+
+    assert shown == ("always (local.yaml:1, without verify)",)

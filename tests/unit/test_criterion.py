@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from maintd.errors import JobError, TargetError
 from maintd.job.attempt_info import AttemptInfo, Point
 from maintd.job.causes import CAUSES, Role, hint_for
-from maintd.job.context import Context
+from maintd.job.context import BudgetSpentError, CheckFailedError, Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import Check, CheckStatus, Report
 from maintd.model.target import Targets
@@ -164,3 +165,36 @@ def test_every_cause_that_the_code_raises_is_listed_with_a_hint() -> None:
 
     assert raised - set(CAUSES) == set()
     assert all(hint_for(cause) for cause in CAUSES)
+
+
+@pytest.mark.parametrize(
+    ("observed", "limits", "text"),
+    [
+        (False, {"equals": True}, "observed no, expected yes"),
+        (3, {"at_least": 4, "unit": "row"}, "observed 3 rows, expected at least 4 rows"),
+        (2048, {"at_most": 1024, "unit": "B"}, "observed 2.0 KiB, expected at most 1.0 KiB"),
+        (None, {"equals": True}, "observed unknown: no value, expected yes"),
+    ],
+)
+def test_what_a_requirement_observed_reads_as_in_the_list_of_checks(
+    observed: Any, limits: Mapping[str, Any], text: str
+) -> None:
+    ctx, _ = context()
+
+    with pytest.raises(CheckFailedError) as failed:
+        ctx.require("there", observed, **limits)
+
+    assert text in failed.value.message
+
+
+@pytest.mark.parametrize(("most", "text"), [(0, "the budget of 0 changes"), (1, "the budget of 1 change")])
+def test_a_budget_is_named_in_the_right_number(most: int, text: str) -> None:
+    ctx, _ = context()
+    ctx.limit("delete", most)
+
+    with pytest.raises(BudgetSpentError) as spent:
+        for name in ("a", "b"):
+            with ctx.change("delete", name):
+                pass
+
+    assert spent.value.message.endswith(text)

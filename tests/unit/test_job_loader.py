@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from maintd.errors import JobError
 from maintd.job.description import load_job
 from maintd.job.loader import open_job
 
@@ -61,3 +62,39 @@ def test_the_description_shows_whether_each_attempt_imports_the_module(
     write(path, "1", traits=traits)
 
     assert load_job(path).description.fresh is fresh
+
+
+@pytest.mark.parametrize(
+    ("definition", "problem"),
+    [
+        ("def run(ctx): ...", "too many positional arguments"),
+        ("def run(): ...", "too many positional arguments"),
+        ("def run(ctx, params, more): ...", "missing a required argument: 'more'"),
+        ("def run(ctx, params, *, more): ...", "missing a required argument: 'more'"),
+        ("def run(ctx, *, params): ...", "too many positional arguments"),
+        ("async def run(ctx, params): ...", "run is a coroutine or a generator, whose call runs nothing of it"),
+        ("def run(ctx, params): yield 1", "run is a coroutine or a generator, whose call runs nothing of it"),
+    ],
+)
+def test_a_job_that_cannot_be_called_is_found_when_it_is_described(
+    tmp_path: Path, definition: str, problem: str
+) -> None:
+    path = tmp_path / "uncallable.py"
+    path.write_text(f'"""A job."""\nfrom maintd.job import job\n\n@job()\n{definition}\n', encoding="utf-8")
+
+    with pytest.raises(JobError) as found:
+        load_job(path)
+
+    assert problem in found.value.message
+    assert found.value.message.startswith(f"{path}:4: run ")
+    assert found.value.hint is not None and "def run(ctx: Context, params: Params)" in found.value.hint
+
+
+@pytest.mark.parametrize(
+    "definition", ["def run(ctx, params, more=1): ...", "def run(*given): ...", "def run(context, wanted): ..."]
+)
+def test_a_job_may_name_its_arguments_as_it_likes(tmp_path: Path, definition: str) -> None:
+    path = tmp_path / "callable_job.py"
+    path.write_text(f'"""A job."""\nfrom maintd.job import job\n@job()\n{definition}\n', encoding="utf-8")
+
+    assert load_job(path).description.name == "callable_job"

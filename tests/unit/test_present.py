@@ -567,3 +567,29 @@ def test_an_attempt_that_ended_by_itself_was_not_stopped_in_its_phase(state: Att
 
     assert "stopped" not in text
     assert "exit code" not in text
+
+
+def an_attempt(state: AttemptState, *checks: Check) -> Attempt:
+    return Attempt(number=1, state=state, started_at=datetime(2026, 3, 1, tzinfo=UTC), checks=checks)
+
+
+@pytest.mark.parametrize(("optional", "shown"), [(True, "? unknown, not required: swap"), (False, "? unknown: swap")])
+def test_an_unknown_check_that_is_not_required_is_marked_as_that(optional: bool, shown: str) -> None:
+    check = Check(name="swap", observed="denied", expected="0", status=CheckStatus.UNKNOWN, optional=optional)
+
+    lines = list(attempt_lines(an_attempt(AttemptState.SUCCEEDED, check), 80, Style(False)))
+
+    assert f"{shown}: denied (expected 0)" in "\n".join(lines)
+
+
+def test_an_optional_check_that_failed_is_not_called_not_required() -> None:
+    check = Check(name="swap", observed=5, expected="0", status=CheckStatus.FAIL, optional=True)
+
+    assert "not required" not in "\n".join(attempt_lines(an_attempt(AttemptState.FAILED, check), 80, Style(False)))
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"), [(AttemptState.SUCCEEDED, True), (AttemptState.FAILED, False), (AttemptState.RUNNING, False)]
+)
+def test_a_success_that_observed_nothing_shows_its_0_checks(state: AttemptState, shown: bool) -> None:
+    assert ("    0 checks" in attempt_lines(an_attempt(state), 80, Style(False))) == shown

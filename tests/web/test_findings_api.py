@@ -148,3 +148,16 @@ def test_an_acknowledgement_needs_a_person_and_the_name_of_a_token_is_none(serve
         "root (as bob)",
         "token laptop from 127.0.0.1",
     )
+
+
+def test_the_next_step_asks_for_a_name_where_the_reader_has_none_of_a_person(served: Harness, page: Client) -> None:
+    failed(served)
+    key = page.get("/api/v1/findings").json["findings"][0]["key"]
+    person = create_token(served.store, "of-ada", Role.OPERATOR, person="ada", by="root").token
+
+    by_program = page.get(f"/api/v1/findings/{key}", **bearer(served)).json["next_step"]
+    by_person = page.get(f"/api/v1/findings/{key}", Authorization=f"Bearer {person}").json["next_step"]
+    anonymous = page.get(f"/api/v1/findings/{key}").json["next_step"]
+
+    assert by_program == f"maintd ack {key} --why REASON --until 7d --by NAME"
+    assert by_person == anonymous == f"maintd ack {key} --why REASON --until 7d"

@@ -6,7 +6,7 @@ import re
 
 from support.web_services import FULL, Client, Harness, check, line, run_with, running_run
 
-from maintd.model.evidence import CheckStatus
+from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import RunState
 
 
@@ -80,6 +80,19 @@ def test_a_run_shows_observed_and_expected_values_and_hints(served: Harness, pag
         assert part in text, part
     assert "stderr could not lock orders" in text
     assert f"maintd logs {run}" in text
+
+
+def test_a_run_marks_what_is_unknown_and_not_required(served: Harness, page: Client) -> None:
+    swap = Check(name="swap", observed="denied", expected="0", status=CheckStatus.UNKNOWN, optional=True)
+    run = run_with(served.store, "nightly-vacuum", 0, RunState.SUCCEEDED, items=(swap,))
+
+    assert "unknown not required swap" in words(page.get(f"/runs/{run}").text)
+
+
+def test_a_run_that_observed_nothing_has_0_checks(served: Harness, page: Client) -> None:
+    run = run_with(served.store, "nightly-vacuum", 0, RunState.SUCCEEDED)
+
+    assert "0 checks" in words(page.get(f"/runs/{run}").text)
 
 
 def test_the_page_of_an_unfinished_run_reloads_without_javascript(served: Harness, page: Client) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from maintd.checks.clock_offset import ClockLimits, ClockOffset, clock_of_answer, clock_offset, report_clock
 from maintd.checks.probes import Probe, answered, as_target_error, collect_all
 from maintd.checks.requirements.connections import LOCAL_KINDS, Service, opened
-from maintd.checks.requirements.requirement import Requirement, default_requirements
+from maintd.checks.requirements.requirement import Requirement, Unconfigured, default_requirements
 from maintd.clients.docker import Docker
 from maintd.clients.postgres import Postgres
 from maintd.clients.redis import RedisServer
@@ -38,7 +38,11 @@ _NOT_TRIED = TargetError("not tried, since an earlier exercise timed out", cause
 
 
 class ExaminedStep(BaseModel):
-    """A step of a calendar entry, with the path of its job's module. `params` is JSON, with references."""
+    """A step of a calendar entry, with the path of its job's module. `params` is JSON, with references.
+
+    required: without a target of each kind that its job needs, no step of the entry runs. gated: the entry has a gate,
+    at which a run waits even when no step has its target.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,6 +51,8 @@ class ExaminedStep(BaseModel):
     job: str
     path: Path
     params: str = "{}"
+    required: bool = False
+    gated: bool = False
 
 
 @dataclass
@@ -64,17 +70,19 @@ class Wanted:
 
 @dataclass
 class Needs:
-    """What all steps need: the requirements of each target, and by kind without any target the entries that need it."""
+    """What all steps need: the requirements of each target; by what is not configured, the entries whose steps are
+    skipped without it; and by entry of which nothing runs, why."""
 
     places: dict[Place, Wanted] = field(default_factory=dict)
-    unconfigured: dict[str, list[str]] = field(default_factory=dict)
+    unconfigured: dict[Unconfigured, list[str]] = field(default_factory=dict)
+    idle: dict[str, list[tuple[str, Unconfigured]]] = field(default_factory=dict)
 
     def add(self, requirement: Requirement, entry: str, targets: Targets) -> None:
         """Add a requirement of an entry."""
         if requirement.optional and self._is_missing(requirement, targets):
-            self.add_unconfigured(f"{requirement.kind} {requirement.target}", entry)
+            self.add_unconfigured(_no_target(f"{requirement.kind} {requirement.target}"), entry)
         elif requirement.kind not in LOCAL_KINDS and not targets.of(requirement.kind):
-            self.add_unconfigured(requirement.kind, entry)
+            self.add_unconfigured(_no_target(requirement.kind), entry)
         else:
             self.places.setdefault(requirement.place, Wanted()).add(requirement, entry)
 
@@ -82,11 +90,26 @@ class Needs:
     def _is_missing(requirement: Requirement, targets: Targets) -> bool:
         return requirement.kind not in LOCAL_KINDS and requirement.target not in targets.of(requirement.kind)
 
-    def add_unconfigured(self, kinds: str, entry: str) -> None:
-        """Add that an entry needs a target of one of these kinds, `prometheus or alertmanager`, or `folders NAME`."""
-        entries = self.unconfigured.setdefault(kinds, [])
+    def add_unconfigured(self, missing: Unconfigured, entry: str) -> None:
+        """Add that steps of an entry do nothing without this."""
+        entries = self.unconfigured.setdefault(missing, [])
         if entry not in entries:
             entries.append(entry)
+
+
+@dataclass(frozen=True)
+class StepNeeds:
+    """What one step needs. Without a target of the kinds in `kinds`, or what `others` name, it is skipped."""
+
+    step: ExaminedStep
+    kinds: tuple[Unconfigured, ...] = ()
+    others: tuple[Unconfigured, ...] = ()
+    requirements: tuple[Requirement, ...] = ()
+
+    @property
+    def missing(self) -> tuple[Unconfigured, ...]:
+        """All without which the step is skipped."""
+        return self.kinds or self.others
 
 
 @dataclass(frozen=True)
@@ -99,8 +122,40 @@ class Examined:
 
 
 def collect_needs(ctx: Context, steps: Sequence[ExaminedStep]) -> Needs:
-    """What all steps need. A step whose job or params cannot be used is a failed check."""
+    """What all steps need. A step whose job or params cannot be used is a failed check.
+
+    Of an entry of which nothing runs, only what it lacks: what its other steps need is not needed.
+    """
     found = Needs()
+    by_entry: dict[str, list[StepNeeds]] = {}
+    for needs in _needs_of_steps(ctx, steps):
+        by_entry.setdefault(needs.step.entry, []).append(needs)
+    for entry, all_needs in by_entry.items():
+        reasons = _why_idle(all_needs, sum(step.entry == entry for step in steps))
+        if reasons:
+            found.idle[entry] = reasons
+            continue
+        for needs in all_needs:
+            for missing in needs.missing:
+                found.add_unconfigured(missing, entry)
+            for requirement in () if needs.missing else needs.requirements:
+                found.add(requirement, entry, ctx.targets)
+    return found
+
+
+def _why_idle(found: Sequence[StepNeeds], steps: int) -> list[tuple[str, Unconfigured]]:
+    """Why nothing of an entry with that number of steps runs, by step; empty where something does.
+
+    As a run decides it: a required step has no target, or each step is skipped and no gate waits.
+    """
+    required = [needs for needs in found if needs.step.required and needs.kinds]
+    skipped = [needs for needs in found if needs.missing]
+    none_left = len(skipped) == steps and not any(needs.step.gated for needs in found)
+    reasons = [(needs.step.step, missing) for needs in required for missing in needs.kinds]
+    return reasons or ([(needs.step.step, one) for needs in skipped for one in needs.missing] if none_left else [])
+
+
+def _needs_of_steps(ctx: Context, steps: Sequence[ExaminedStep]) -> Iterator[StepNeeds]:
     for step in steps:
         subject = f"entry {step.entry}: {step.step}"
         given, unresolved = resolve_each(_without_secrets(json.loads(step.params)), os.environ)
@@ -108,27 +163,30 @@ def collect_needs(ctx: Context, steps: Sequence[ExaminedStep]) -> Needs:
             ctx.fail(f"{subject}: {reference}", error.message, expected="a value", hint=error.hint or "")
         try:
             with as_target_error(subject):
-                missing, requirements = _requirements(step, given, ctx.targets)
+                needs = _needs_of(step, given, ctx.targets)
         except MaintdError as error:
             if not unresolved:  # else it may be about a reference in place of a value
                 hint = error.hint or "run: maintd validate"
                 ctx.fail(subject, error.message, expected="a job that can run", hint=hint)
             continue
-        for kinds in missing:
-            found.add_unconfigured(kinds, step.entry)
-        for requirement in requirements:
-            if not has_reference(requirement.target):  # its value is unknown
-                found.add(requirement, step.entry, ctx.targets)
-    return found
+        yield needs
 
 
-def examine(ctx: Context, needs: Needs, time_limit: timedelta) -> None:
-    """Exercise the requirements of all targets at once, each target within the time limit, and report them."""
-    for kinds, entries in needs.unconfigured.items():
+def examine(ctx: Context, needs: Needs, time_limit: timedelta, *, named: bool = False) -> None:
+    """Exercise the requirements of all targets at once, each target within the time limit, and report them.
+
+    named: the entries were chosen by name, so that one of which nothing runs is unknown, and not left to the site.
+    """
+    for entry, reasons in needs.idle.items():
+        missing = ", ".join(f"{_in_words(unconfigured.subject)} ({step})" for step, unconfigured in reasons)
+        text = f"not_configured: nothing of it runs without {missing}"
+        hint = "; ".join(dict.fromkeys(unconfigured.hint for _, unconfigured in reasons))
+        name = f"entry {entry}: configured"
+        ctx.unknown(name, text, expected="a step that runs", hint=hint, optional=not named)
+    for unconfigured, entries in needs.unconfigured.items():
         text = f"not_configured: the steps of {', '.join(entries)} that need it are skipped"
-        kind, _, name = kinds.partition(" ")
-        hint = f"set targets.{kind}{f'.{name}' if name and ' ' not in name else ''} in the calendar"
-        ctx.unknown(f"{kinds}: configured", text, expected="a target", hint=hint, optional=True)
+        name = f"{unconfigured.subject}: configured"
+        ctx.unknown(name, text, expected="configured", hint=unconfigured.hint, optional=True)
     probes = [
         Probe(kind, name, partial(_examine_target, ctx.targets, kind, name, tuple(wanted.users)), time_limit)
         for (kind, name), wanted in sorted(needs.places.items())
@@ -137,8 +195,8 @@ def examine(ctx: Context, needs: Needs, time_limit: timedelta) -> None:
         _report(ctx, probe, needs.places[probe.kind, probe.name], result)
 
 
-def _requirements(step: ExaminedStep, given: Any, targets: Targets) -> tuple[list[str], list[Requirement]]:
-    """The kinds that the job needs without any target of them, and its requirements. `given` are the params."""
+def _needs_of(step: ExaminedStep, given: Any, targets: Targets) -> StepNeeds:
+    """What a step needs. `given` are its params. Raises JobError for those that are not valid."""
     module = open_module(step.path)
     traits = traits_of(module)
     params_type: type[JobParams] = getattr(module, "Params", JobParams)
@@ -148,10 +206,37 @@ def _requirements(step: ExaminedStep, given: Any, targets: Targets) -> tuple[lis
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise JobError(f"params: {where}: {first['msg']}", "correct the params of the entry") from None
-    missing = [need for need in traits.needs if not any(targets.of(kind) for kind in need.split(" or "))]
-    if traits.requires is None:
-        return missing, list(default_requirements(traits.needs, targets, params))
-    return missing, list(traits.requires(targets, params))
+    kinds = [need for need in traits.needs if not any(targets.of(kind) for kind in need.split(" or "))]
+    requires = traits.requires
+    found = list(default_requirements(traits.needs, targets, params) if requires is None else requires(targets, params))
+    return StepNeeds(
+        step,
+        kinds=tuple(map(_no_target, kinds)),
+        others=tuple(one for one in found if isinstance(one, Unconfigured)),
+        requirements=tuple(
+            one
+            for one in found
+            if isinstance(one, Requirement) and not has_reference(one.target)  # its value is unknown
+        ),
+    )
+
+
+def _in_words(subject: str) -> str:
+    """`a secrets target` for `secrets`, `the folder backups` for `folders backups`, and others as they are."""
+    kind, _, name = subject.partition(" ")
+    if kind not in Targets.model_fields:
+        return subject
+    if name and " or " not in subject:
+        return f"the {kind.removesuffix('s')} {name}" if kind == "folders" else f"the {kind} target {name}"
+    return f"{'an' if kind[0] in 'aeio' else 'a'} {subject} target"
+
+
+def _no_target(kinds: str) -> Unconfigured:
+    """That there is no target of these kinds, `prometheus or alertmanager`, or none with that name, `folders NAME`."""
+    kind, _, name = kinds.partition(" ")
+    settings = " or ".join(f"targets.{one}" for one in kinds.split(" or "))
+    setting = f"targets.{kind}.{name}" if name and " or " not in kinds else settings
+    return Unconfigured(kinds, f"set {setting} in the calendar")
 
 
 def _without_secrets(value: Any) -> Any:

@@ -11,8 +11,8 @@ from maintd.model.target import Targets
 Exercise = Callable[[Any], str]
 """Exercises a requirement on the open connection to its target; returns what was seen. Raises TargetError."""
 
-Requirements = Callable[[Targets, Any], Iterable["Requirement"]]
-"""The requirements of a job, from the targets and its validated params."""
+Requirements = Callable[[Targets, Any], Iterable["Requirement | Unconfigured"]]
+"""The requirements of a job, from the targets and its validated params; or what it does nothing without."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,17 @@ class Requirement:
     def name(self) -> str:
         """The name of its check."""
         return f"{self.kind} {self.target}: {self.need}"
+
+
+@dataclass(frozen=True)
+class Unconfigured:
+    """What a site has not configured, and a job does nothing without: its step is skipped as not configured.
+
+    subject: `postgres`, `folders backups` or `something to audit`, the beginning of the check's name.
+    """
+
+    subject: str
+    hint: str
 
 
 def answers(connection: Any) -> str:

@@ -54,7 +54,7 @@ def get_finding(service: ServiceDep, request: Request, key: str) -> Response:
     listed = listed_finding(finding, service.store.now())
     fields = {name: getattr(listed, name) for name in ListedFinding.model_fields}
     history = tuple(acknowledgements(service, finding.key))
-    next_step = command_to_acknowledge(finding) if listed.state == "open" else ""
+    next_step = command_to_acknowledge(finding, caller(request)) if listed.state == "open" else ""
     return json_response(FindingDetail(**fields, acknowledgements=history, next_step=next_step))
 
 

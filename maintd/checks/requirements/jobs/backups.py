@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from maintd.checks.requirements import local, postgres, redis
-from maintd.checks.requirements.jobs.shared import folders, unconfigured_folder
-from maintd.checks.requirements.requirement import Requirement
+from maintd.checks.requirements.jobs.shared import folders, unconfigured_folder, unnamed
+from maintd.checks.requirements.requirement import Requirement, Unconfigured
 from maintd.clients import shell
 from maintd.model.target import Targets
 
 
-def backup(targets: Targets, params: Any) -> Iterator[Requirement]:
+def backup(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """The folders can be written; databases can be read as a whole by a client that is new enough; Redis sends a
     snapshot; the folders and files to pack are there."""
     for name in (params.to, params.copy_to):
@@ -21,6 +21,10 @@ def backup(targets: Targets, params: Any) -> Iterator[Requirement]:
     if params.to not in targets.folders:
         yield unconfigured_folder(params.to)
         return
+    chosen = (("postgres", params.postgres), ("redis", params.redis))
+    named = (params.base_backups, params.paths, params.secrets)
+    if all(unnamed(kind, targets, names) for kind, names in chosen) and not any(named):
+        yield Unconfigured("something to back up", "set targets.postgres, or the param paths")
     for argv, need in ((params.copy_command, "copy a set"), (params.copy_verify, "verify the copy of a set")):
         if argv:
             yield Requirement("program", argv[0], need, local.can_start(shell.Command(argv)))
@@ -42,8 +46,11 @@ def backup(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield (local.readable_folder if path.is_dir() else local.readable_file)(path, "back it up")
 
 
-def backup_verify(targets: Targets, params: Any) -> Iterator[Requirement]:
+def backup_verify(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """The folders can be read; keys and programs are there."""
+    if params.root is None and "folders" not in params.model_fields_set and "backups" not in targets.folders:
+        yield Unconfigured("folders backups", "set targets.folders.backups in the calendar, or the param root")
+        return
     if params.root is not None:
         yield local.readable_folder(params.root, "read backups")
     else:
@@ -61,7 +68,7 @@ def backup_verify(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield local.program(name, "verify backups of Postgres", folder=params.pg_bin)
 
 
-def restore_drill(targets: Targets, params: Any) -> Iterator[Requirement]:
+def restore_drill(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """The backups can be read; there is a place to restore into; servers of the right kind can be started."""
     if params.folder not in targets.folders:
         yield unconfigured_folder(params.folder)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from maintd.checks.requirements import docker, local
-from maintd.checks.requirements.requirement import Requirement, answers
+from maintd.checks.requirements.requirement import Requirement, Unconfigured, answers
 from maintd.model.target import Targets
 
 
@@ -33,12 +33,15 @@ def image_updates(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield local.readable_folder(params.trivy_reports, "read trivy's reports")
 
 
-def log_cleanup(targets: Targets, params: Any) -> Iterator[Requirement]:
+def log_cleanup(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """Files in the folders may be deleted; Loki answers."""
     if params.loki is not None:
         yield Requirement("http", params.loki, "answers", answers)
     if params.root is not None:
         yield Requirement("folder", str(params.root), "delete old logs", local.writes)
+        return
+    if "folders" not in params.model_fields_set and "logs" not in targets.folders:
+        yield Unconfigured("folders logs", "set targets.folders.logs in the calendar, or the param root")
         return
     for name in params.folders:
         yield Requirement("folders", name, "delete old logs", local.writes)

@@ -10,7 +10,7 @@ from maintd.checks.postgres import database
 from maintd.checks.postgres.health import QUERIES
 from maintd.checks.requirements import docker, local, postgres, redis, services
 from maintd.checks.requirements.jobs.shared import containers, folders, only_target
-from maintd.checks.requirements.requirement import Requirement, answers
+from maintd.checks.requirements.requirement import Requirement, Unconfigured, answers
 from maintd.clients import shell
 from maintd.model.target import Targets
 
@@ -56,9 +56,13 @@ def capacity_report(targets: Targets, params: Any) -> Iterator[Requirement]:
     yield from folders(targets, targets.folders)
 
 
-def performance_report(targets: Targets, params: Any) -> Iterator[Requirement]:
+def performance_report(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """Prometheus has the metrics; the SQL queries work."""
     server = only_target(targets.prometheus, params.prometheus)
+    if not targets.prometheus and not (params.queries and targets.postgres):
+        yield Unconfigured(
+            "prometheus", "set targets.prometheus in the calendar, or targets.postgres and the param queries"
+        )
     if server:
         selector = f"{{{params.selector}}}" if params.selector else ""
         histogram = {params.histogram: f"{params.histogram}_bucket{selector}"}
@@ -105,6 +109,14 @@ def alert_review(targets: Targets, params: Any) -> Iterator[Requirement]:
     if params.grafana is not None:
         exercise = services.has_path(params.grafana_path)
         yield Requirement("http", params.grafana, f"read {params.grafana_path}", exercise)
+
+
+def alert_path_test(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
+    """Alertmanager answers, and the job has an address to listen on."""
+    if params.listen is None:
+        yield Unconfigured("an address to listen on", "set the param listen, for example 0.0.0.0:9099")
+    for name in params.targets or targets.alertmanager:
+        yield Requirement("alertmanager", name, "answers", answers)
 
 
 def stability_check(targets: Targets, params: Any) -> Iterator[Requirement]:

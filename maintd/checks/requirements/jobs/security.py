@@ -6,14 +6,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from maintd.checks.audit import postgres as audit_postgres
+from maintd.checks.host.mounted import mounted
 from maintd.checks.requirements import docker, local, postgres, redis, secrets, services
 from maintd.checks.requirements.jobs.shared import containers, folders, rollout
-from maintd.checks.requirements.requirement import Requirement, answers
+from maintd.checks.requirements.requirement import Requirement, Unconfigured, answers
 from maintd.model.target import Targets
 
 
-def security_audit(targets: Targets, params: Any) -> Iterator[Requirement]:
+def security_audit(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """Engines describe themselves and their containers; settings of databases and files can be read."""
+    named = (params.hosts, params.compose, params.folders, params.repositories)
+    kinds = ("docker", "postgres", "redis", "secrets")
+    hosts = mounted(targets.host) if params.hosts is None else {}
+    if not (any(named) or any(targets.of(kind) for kind in kinds) or hosts):
+        hint = "configure targets.docker, targets.postgres or targets.redis, or give the param compose"
+        yield Unconfigured("something to audit", hint)
     for name in targets.postgres:
         exercise = postgres.queries({key: (query, ()) for key, query in audit_postgres.QUERIES.items()})
         yield Requirement("postgres", name, "read roles and settings", exercise)
@@ -62,8 +69,18 @@ def access_review(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield local.readable_file(path, "list its names")
 
 
-def certificates(targets: Targets, params: Any) -> Iterator[Requirement]:
+def certificates(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """Servers complete a handshake; folders and files with certificates can be read; containers can be listed."""
+    served = [name for name, target in targets.http.items() if not target.url.startswith("http:")]
+    seen = (
+        targets.tls if params.tls is None else params.tls,
+        served if params.http is None else params.http,
+        params.folders,
+        params.files,
+    )
+    if not (any(seen) or "certificates" in targets.folders or (params.routers and targets.docker)):
+        hint = "set targets.tls, an HTTP target with https, or targets.folders.certificates in the calendar"
+        yield Unconfigured("a server or file with certificates", hint)
     for name in targets.tls if params.tls is None else params.tls:
         yield Requirement("tls", name, "complete a handshake", answers)
     names = ("certificates",) if params.folders is None else params.folders
@@ -98,8 +115,11 @@ def secrets_rotate(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield from rollout(targets, params, (*docker.RESTARTS, *(docker.REPLACES if True in recreated else ())))
 
 
-def retention_compliance(targets: Targets, params: Any) -> Iterator[Requirement]:
+def retention_compliance(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """Folders can be listed; servers answer; the times of tables and streams can be read."""
+    if not params.classes:
+        hint = "set the param classes: a policy for each class of data (docs/retention.md)"
+        yield Unconfigured("a policy for a class of data", hint)
     for policy in params.classes.values():
         kind = {"table": "postgres", "stream": "redis", "prometheus": "prometheus", "loki": "http"}.get(policy.kind)
         if policy.kind in ("folder", "backup_sets"):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from maintd.checks.requirements import docker, local, redis
-from maintd.checks.requirements.requirement import Requirement
+from maintd.checks.requirements.requirement import Requirement, Unconfigured
 from maintd.clients import shell
 from maintd.model.target import Targets
 
@@ -33,9 +33,14 @@ def only_target(targets: dict[str, Any], name: str | None) -> str:
     return next(iter(targets)) if len(targets) == 1 else "main" if targets else ""
 
 
-def unconfigured_folder(name: str) -> Requirement:
-    """The folder that a job works on, where it is not configured: `doctor` names it, as the job is skipped then."""
-    return Requirement("folders", name, "configured", local.lists, optional=True)
+def unconfigured_folder(name: str) -> Unconfigured:
+    """The folder that a job works on, where it is not configured."""
+    return Unconfigured(f"folders {name}", f"set targets.folders.{name} in the calendar")
+
+
+def unnamed(kind: str, targets: Targets, names: Iterable[str] | None) -> bool:
+    """Whether a job has no target of a kind to work on. `names` is its param: None for all targets."""
+    return not (targets.of(kind) if names is None else tuple(names))
 
 
 def rollout(targets: Targets, params: Any, requests: Iterable[str]) -> Iterator[Requirement]:

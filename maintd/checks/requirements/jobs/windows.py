@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from maintd.checks.requirements import docker, halts, local, postgres, redis
-from maintd.checks.requirements.jobs.shared import folders, only_target, rollout, unconfigured_folder
-from maintd.checks.requirements.requirement import Requirement, answers
+from maintd.checks.requirements.jobs.shared import folders, only_target, rollout, unconfigured_folder, unnamed
+from maintd.checks.requirements.requirement import Requirement, Unconfigured, answers
 from maintd.clients import shell
 from maintd.model.target import Targets
 
@@ -26,12 +26,16 @@ def window_watch(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield Requirement("alertmanager", name, "answers", answers)
 
 
-def rollback_manifest(targets: Targets, params: Any) -> Iterator[Requirement]:
+def rollback_manifest(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """The folder can be written; containers can be read and images tagged; the queries of the schema work; files can
     be read."""
     if params.to not in targets.folders:
         yield unconfigured_folder(params.to)
         return
+    chosen = (("docker", params.docker), ("postgres", params.postgres), ("redis", params.redis))
+    named = (params.files, params.environment, params.secrets)
+    if all(unnamed(kind, targets, names) for kind, names in chosen) and not any(named):
+        yield Unconfigured("something to record", "set targets.docker, or the param files")
     yield Requirement("folders", params.to, "write rollback manifests", local.writes)
     for name in targets.docker if params.docker is None else params.docker:
         yield Requirement("docker", name, "list containers and images", docker.allows(*docker.LISTS, *docker.IMAGES))
@@ -52,7 +56,7 @@ def services_restart(targets: Targets, params: Any) -> Iterator[Requirement]:
     yield from rollout(targets, params, docker.RESTARTS)
 
 
-def services_recreate(targets: Targets, params: Any) -> Iterator[Requirement]:
+def services_recreate(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """Containers can be listed, created, renamed, stopped, started and removed, or the program is there."""
     yield from rollout(targets, params, docker.REPLACES)
     if params.manifest is not None and params.manifest not in targets.folders:
@@ -61,7 +65,7 @@ def services_recreate(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield from folders(targets, (params.manifest,))
 
 
-def rollback(targets: Targets, params: Any) -> Iterator[Requirement]:
+def rollback(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """Those of the level: containers can be replaced; the version of the schema can be read; or a database can be put
     in the place of the live one, the sets of backups read, halts seen, and writers stopped."""
     match params.level:
@@ -78,7 +82,9 @@ def rollback(targets: Targets, params: Any) -> Iterator[Requirement]:
             if params.down_program:
                 started = shell.Command(params.down_program)
                 yield Requirement("program", params.down_program[0], "run it", local.can_start(started))
-        case "data" if params.backups in targets.folders:
+        case "data" if params.backups not in targets.folders:
+            yield unconfigured_folder(params.backups)
+        case "data":
             name = only_target(targets.postgres, params.postgres)
             yield from folders(targets, (params.backups,))
             yield Requirement("postgres", name, "replace its database", postgres.can_be_replaced(params.role))
@@ -92,7 +98,7 @@ def rollback(targets: Targets, params: Any) -> Iterator[Requirement]:
                 yield Requirement("docker", engine, "stop and start containers", docker.allows(*docker.STOPS))
 
 
-def rollback_loss(targets: Targets, params: Any) -> Iterator[Requirement]:
+def rollback_loss(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """The sets of backups can be listed; all tables can be read; the queries work."""
     if params.backups not in targets.folders:
         yield unconfigured_folder(params.backups)
@@ -106,7 +112,7 @@ def rollback_loss(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield Requirement("postgres", name, "query what would be lost", postgres.queries(statements))
 
 
-def rehearsal(targets: Targets, params: Any) -> Iterator[Requirement]:
+def rehearsal(targets: Targets, params: Any) -> Iterator[Requirement | Unconfigured]:
     """Containers can be listed, created, renamed, stopped, started and removed, and networks created and removed."""
     name = only_target(targets.docker, params.docker)
     if params.manifest not in targets.folders:
