@@ -12,7 +12,8 @@ def remembered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cached descriptions of the shipped and the small jobs: importing them all takes seconds."""
     folder = tmp_path_factory.mktemp("remembered")
     (folder / "schedules.yaml").write_text(
-        "timezone: UTC\nentries:\n  a: {title: A, steps: [greet: {whom: ana}]}\n  b: {title: B, steps: [greet]}\n"
+        "timezone: UTC\nentries:\n"
+        "  a: {title: A, steps: [greet: {whom: ana}]}\n  b: {title: B, steps: [greet, greet: {whom: Zoë}]}\n"
     )
     environ = {"MAINTD_STATE_DIR": str(folder), "MAINTD_JOBS_PATH": str(JOBS)}
     assert Shell(folder, environ).maintd("validate").code == 0

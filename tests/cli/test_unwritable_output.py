@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,9 +28,11 @@ READS = [["status"], ["history"], ["show", "last"], ["status", "--json"], ["jobs
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Shell:
+def here(tmp_path: Path, remembered: Path) -> Shell:
     """A folder with a calendar of two steps, and no daemon."""
     (tmp_path / "schedules.yaml").write_text(CALENDAR)
+    (tmp_path / "state").mkdir()
+    shutil.copy(remembered, tmp_path / "state")
     environ = {
         "MAINTD_STATE_DIR": str(tmp_path / "state"),
         "MAINTD_CALENDAR": str(tmp_path / "schedules.yaml"),

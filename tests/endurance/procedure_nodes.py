@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from support.servers.base import wait_for
-from support.servers.maintd import MAINTD, Shell, clean_environ
+from support.servers.maintd import DaemonProcess, Shell, clean_environ, serve
 from support.servers.postgres import PostgresServer, start_postgres
 
 from endurance.procedures import JOBS, calendar
@@ -33,7 +33,7 @@ class ProcedureNodes:
         self._postgres = postgres
         self._url = postgres.url("maintd") if postgres is not None else f"sqlite:///{folder}/n1/state/maintd.db"
         self._names = [f"n{number}" for number in range(1, nodes + 1)]
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, DaemonProcess] = {}
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         for name in self._names:
@@ -106,15 +106,9 @@ class ProcedureNodes:
         return environ | ({} if self._postgres is None else {"MAINTD_STORE_URL": self._url})
 
     def _start(self, name: str) -> None:
-        with (self.folder / name / "log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [MAINTD, "serve"],
-                env=clean_environ(**self._environ(name)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder / name,
-            )
+        self._processes[name] = serve(
+            self.folder / name, self.folder / name / "log", clean_environ(**self._environ(name))
+        )
 
     def _keep(self) -> None:
         while not self._stopping.wait(0.1):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.servers.base import free_port, wait_for
-from support.servers.maintd import MAINTD, CommandResult, Shell, clean_environ
+from support.servers.maintd import CommandResult, DaemonProcess, Shell, clean_environ, serve
 from support.window_stack import SHIPPED, WindowStack
 
 from maintd.clock import SystemClock
@@ -31,7 +31,7 @@ class WindowNode:
         self._overlay = folder / "schedules.local.yaml"
         self._tokens: dict[str, str] = {}
         self._url = f"http://127.0.0.1:{free_port()}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: DaemonProcess | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
@@ -109,15 +109,7 @@ class WindowNode:
         }
 
     def _start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [MAINTD, "serve"],
-                env=clean_environ(**self._environ()),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-            )
+        self._process = serve(self.folder, self.folder / "log", clean_environ(**self._environ()))
 
     def _keep(self) -> None:
         while not self._stopping.wait(0.1):

@@ -20,10 +20,11 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from support.http_services import Reply, http_service
+from support.http_services import Reply, gzip_bomb, http_service
 
+from maintd.checks.audit import compose_files
 from maintd.checks.backups.archive import Reading, read_archive
-from maintd.clients.bounded import JsonLimits, decimal, inflate, parse_json
+from maintd.clients.bounded import JsonLimits, decimal, inflate, parse_json, parse_yaml
 from maintd.clients.http import fetch
 from maintd.errors import TargetError
 
@@ -72,22 +73,79 @@ def test_what_is_within_the_limits_is_read_as_json_reads_it(value: object) -> No
     assert parse_json(text, "x", JsonLimits(depth=50)) == json.loads(text)
 
 
+def nested_aliases(lines: int, value: str) -> str:
+    """YAML of which each line has 10 times as many values as the one before it; the first line has one."""
+    aliases = [", ".join([f"*a{line}"] * 10) for line in range(lines - 1)]
+    return "\n".join(["a0: &a0 {x: 1}", *(f"a{i + 1}: &a{i + 1} {value % text}" for i, text in enumerate(aliases))])
+
+
+HOSTILE_YAML = {
+    "merge keys": (nested_aliases(6, "{<<: [%s]}"), "too_large"),  # 0.9 s; each further line takes 10 times as long
+    "aliases in lists": (nested_aliases(9, "[%s]"), "too_large"),
+    "a depth by aliases": ("a0: &a0 [1]\n" + "\n".join(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 60)), "too_large"),
+    "a depth": ("[" * 1000, "too_large"),
+    "many values": ("[" + "1," * 150_000 + "1]", "too_large"),
+    "a long number": ("a: " + "9" * 301, "too_large"),
+    "a long number in base 60": ("a: 1" + ":1" * 300, "too_large"),
+    "a text that is tagged as a number": ('a: !!int "1' + ":1" * 300 + '"', "too_large"),
+    "a value that contains itself": ("a: &a [*a]", "malformed"),
+    "a mapping that merges itself": ("a: &a {<<: *a}", "malformed"),
+    "an alias without its anchor": ("a: *b", "malformed"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_YAML)
+def test_yaml_that_expands_beyond_a_limit_is_an_error_with_its_cause_before_it_is_loaded(name: str) -> None:
+    text, cause = HOSTILE_YAML[name]
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(TargetError) as raised:
+            parse_yaml(text, "the answer")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert raised.value.cause == cause
+    assert peak < 8 << 20
+
+
+def test_a_compose_file_whose_aliases_expand_without_end_is_too_large_in_the_audit(tmp_path: Path) -> None:
+    path = tmp_path / "compose.yaml"
+    path.write_text(nested_aliases(6, "{<<: [%s]}") + "\nservices: {a: {<<: *a5}}\n" + "b: &b [" + "1," * 100 + "1]")
+
+    with pytest.raises(TargetError) as raised:
+        compose_files.read(path)
+
+    assert raised.value.cause == "too_large"
+
+
+def test_aliases_and_merge_keys_of_usual_size_are_read_as_yaml_reads_them() -> None:
+    services = "\n".join(f"  s{i}: {{<<: *common, image: i, note: '{'1' * 400}'}}" for i in range(200))
+    text = f"x-common: &common {{restart: always, logging: &log {{driver: local}}}}\nservices:\n{services}\nlog: *log"
+
+    found = parse_yaml(text, "x")
+
+    assert found["services"]["s7"] == {
+        "restart": "always",
+        "logging": {"driver": "local"},
+        "image": "i",
+        "note": "1" * 400,
+    }
+    assert found["log"] == {"driver": "local"}
+
+
 @pytest.mark.parametrize("text", ["²", "", "-1", "+1", "1_0", "0x1", "9" * 21, "9" * 5000, " 1", "٣"])
 def test_a_number_is_ascii_digits_within_its_limit(text: str) -> None:
     with pytest.raises(TargetError):
         decimal(text, 2**62, "x")
 
 
-def zlib_bomb(size: int) -> bytes:
-    packer = zlib.compressobj(9, wbits=31)
-    return b"".join(packer.compress(bytes(1 << 20)) for _ in range(size >> 20)) + packer.flush()
-
-
 ANSWERS = {
     "zstd, not asked for": (b"\x28\xb5\x2f\xfd\0" + bytes([13 << 3]) + RLE_BLOCK * 8000, "zstd", "unfamiliar"),
     "brotli": (b"x", "br", "unfamiliar"),
     "gzip twice": (b"x", "gzip, gzip", "unfamiliar"),
-    "a gzip bomb": (zlib_bomb(512 << 20), "gzip", "too_large"),
+    "a gzip bomb": (gzip_bomb(512), "gzip", "too_large"),
     "cut gzip": (gzip.compress(b"{}" * 1000)[:-9], "gzip", "partial"),
     "not gzip": (b"<html>", "gzip", "malformed"),
     "empty gzip blocks": (b"\x1f\x8b\x08\0\0\0\0\0\0\0" + b"\0\0\0\xff\xff" * 2_000_000, "gzip", "too_large"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.http_services import http_service, json_reply
+from support.http_services import gzip_bomb, http_service, json_reply
 from support.job_runs import run_job
 
 from maintd.clients.docker import connect
@@ -58,8 +57,6 @@ def never_end(client: socket.socket, stopped: threading.Event) -> None:
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 PAGE = b"<html><title>Log in</title></html>"
-BOMB = zlib.compressobj(9, zlib.DEFLATED, 31)
-GZIP = BOMB.compress(b" " * (200 << 20)) + BOMB.flush()
 ODD: dict[str, tuple[Send, tuple[str, ...]]] = {
     "hangs": (hang, ("timed_out",)),
     "drips its headers": (drip(b"HTTP/1.1 200 OK\r\nX-A: ", b"a"), ("timed_out",)),
@@ -67,7 +64,10 @@ ODD: dict[str, tuple[Send, tuple[str, ...]]] = {
     "drips chunks": (drip(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n[\r\n"), ("timed_out",)),
     "drips without a length": (drip(HEAD + b"\r\n[", b" "), ("timed_out",)),
     "never ends": (never_end, ("too_large", "timed_out")),
-    "sends a compressed bomb": (say(answer(GZIP, "Content-Encoding: gzip\r\n")), ("too_large", "timed_out")),
+    "sends a compressed bomb": (
+        say(answer(gzip_bomb(200, b" "), "Content-Encoding: gzip\r\n")),
+        ("too_large", "timed_out"),
+    ),
     "sends a page": (say(answer(PAGE)), ("malformed",)),
     "sends half": (say(answer(b'{"ApiVersion": "1.47"}')[:-9]), ("partial",)),
     "sends half of its JSON": (say(answer(b'{"ApiVersion": ')), ("malformed",)),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 import pytest
 
@@ -82,8 +82,25 @@ def running(
         process = subprocess.Popen(
             [str(word) for word in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=cwd
         )
-    try:
+    with terminated_at_exit(process):
         yield process
+
+
+class Process(Protocol):
+    """A process that can be ended, such as `subprocess.Popen`."""
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+@contextmanager
+def terminated_at_exit(process: Process) -> Iterator[None]:
+    """Terminate the process at the end, and kill it after 15 s."""
+    try:
+        yield
     finally:
         process.terminate()
         try:
