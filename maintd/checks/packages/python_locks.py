@@ -11,6 +11,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlsplit
@@ -210,14 +211,15 @@ def read_requirements(path: Path, where: str) -> Lock:
     A constraints file (`-c`) adds no package: it pins those that are required without one version. A file outside of
     the folder of the first one is not read, but named.
     """
-    lines, constraints, unread, hosts = list[str](), list[str](), list[str](), list[str]()
-    _collect(path, Path(os.path.realpath(path.parent)), lines, constraints, unread, hosts, set())
-    check_count(where, len(lines) + len(constraints))
-    constrained = _pinned(constraints, unread)
+    files = _RequirementFiles(Path(os.path.realpath(path.parent)))
+    files.add(path)
+    unread, hosts = files.unread, files.hosts
+    check_count(where, len(files.requirements) + len(files.constraints))
+    constrained = _pinned(files.constraints, unread)
     others, unpinned, found = list[Other](), list[str](), dict[tuple[str, str], Package]()
     # With a further index, pip takes a package from any of them: which one is not known.
     registry = PYPI_HOST if not hosts else hosts[0] if len(set(hosts)) == 1 else ""
-    for line in lines:
+    for line in files.requirements:
         text = re.split(r"\s--(?:hash|config-settings|global-option)", line)[0].strip()
         if text.startswith(("-e ", ".", "/")) or "://" in text.partition(" ")[0]:
             address = text.removeprefix("-e ")
@@ -266,70 +268,61 @@ def _pinned(constraints: list[str], unread: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def _collect(
-    path: Path,
-    folder: Path,
-    lines: list[str],
-    constraints: list[str],
-    unread: list[str],
-    hosts: list[str],
-    seen: set[tuple[PurePath, bool]],
-) -> None:
-    """Add the requirements and constraints of a file and of those that it includes, and the hosts of its indexes.
+@dataclass
+class _RequirementFiles:
+    """The lines of a requirements file and of all that it includes below the folder of the first one."""
 
-    lines: the same list as `constraints` for a constraints file, and those that it includes.
-    """
-    content = read_bytes(path).decode("utf-8", "replace").lstrip("\ufeff")
-    seen.add((Path(os.path.realpath(path)), lines is constraints))
-    for joined in _joined(content):
-        line = _COMMENT.sub("", joined).strip()
-        if not line:
-            continue
-        if not line.startswith("-"):
-            lines.append(line)
-            continue
-        options = _options(line)
-        if options is None:
-            name = re.match(r"--?[A-Za-z-]{0,40}", line)  # the rest of the line may have a password in it
-            unread.append(f"an option that is not known: {name[0] if name else ''}")
-            continue
-        for option, value in options:
-            if option in ("-e", "--editable"):
-                lines.append(f"-e {value}")
-            elif option in ("-r", "--requirement"):
-                _include(path.parent, value, folder, lines, constraints, unread, hosts, seen)
-            elif option in ("-c", "--constraint"):
-                _include(path.parent, value, folder, constraints, constraints, unread, hosts, seen)
-            elif option in _INDEXES:
-                hosts.append(host_of(value) or "elsewhere")
-                if option == "--extra-index-url" and len(hosts) == 1:
-                    hosts.append(PYPI_HOST)
+    folder: Path
+    requirements: list[str] = field(default_factory=list)
+    constraints: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    hosts: list[str] = field(default_factory=list)  # of its indexes
+    _seen: set[tuple[Path, bool]] = field(default_factory=set)
 
+    def add(self, path: Path, *, constrains: bool = False) -> None:
+        """Add a file with what it includes. constrains: it is a constraints file, and so is what it includes."""
+        content = read_bytes(path).decode("utf-8", "replace").lstrip("\ufeff")
+        self._seen.add((Path(os.path.realpath(path)), constrains))
+        lines = self.constraints if constrains else self.requirements
+        for joined in _joined(content):
+            line = _COMMENT.sub("", joined).strip()
+            if not line:
+                continue
+            if not line.startswith("-"):
+                lines.append(line)
+                continue
+            options = _options(line)
+            if options is None:
+                name = re.match(r"--?[A-Za-z-]{0,40}", line)  # the rest of the line may have a password in it
+                self.unread.append(f"an option that is not known: {name[0] if name else ''}")
+                continue
+            for option, value in options:
+                if option in ("-e", "--editable"):
+                    lines.append(f"-e {value}")
+                elif option in ("-r", "--requirement"):
+                    self._include(path.parent, value, constrains=constrains)
+                elif option in ("-c", "--constraint"):
+                    self._include(path.parent, value, constrains=True)
+                elif option in _INDEXES:
+                    self.hosts.append(host_of(value) or "elsewhere")
+                    if option == "--extra-index-url" and len(self.hosts) == 1:
+                        self.hosts.append(PYPI_HOST)
 
-def _include(
-    beside: Path,
-    value: str,
-    folder: Path,
-    lines: list[str],
-    constraints: list[str],
-    unread: list[str],
-    hosts: list[str],
-    seen: set[tuple[PurePath, bool]],
-) -> None:
-    """Add the requirements of an included file, or its name to `unread`."""
-    try:
-        name = PurePath(urlsplit(value).path).name
-    except ValueError:
-        name = ""
-    readable = "\0" not in value and "://" not in value and len(value) <= _LONGEST_PATH
-    below = Path(os.path.realpath(beside / value)) if readable else None
-    if (below, lines is constraints) in seen:
-        return
-    if below is None or below.is_symlink() or not below.is_relative_to(folder) or len(seen) > _MAX_INCLUDED:
-        what = "constraints" if lines is constraints else "included"
-        unread.append(f"the {what} file {printable(name[:60])}")
-        return
-    _collect(below, folder, lines, constraints, unread, hosts, seen)
+    def _include(self, beside: Path, value: str, *, constrains: bool) -> None:
+        """Add an included file, or its name to `unread`."""
+        try:
+            name = PurePath(urlsplit(value).path).name
+        except ValueError:
+            name = ""
+        readable = "\0" not in value and "://" not in value and len(value) <= _LONGEST_PATH
+        below = Path(os.path.realpath(beside / value)) if readable else None
+        if (below, constrains) in self._seen:
+            return
+        is_outside = below is None or below.is_symlink() or not below.is_relative_to(self.folder)
+        if below is None or is_outside or len(self._seen) > _MAX_INCLUDED:
+            self.unread.append(f"the {'constraints' if constrains else 'included'} file {printable(name[:60])}")
+            return
+        self.add(below, constrains=constrains)
 
 
 def _joined(content: str) -> Iterator[str]:
