@@ -66,12 +66,14 @@ class Params(JobParams):
 @job(timeout="10m", repeatable=True, requires=requirements, reads_findings=True, admin_params=True)  # they name files
 def run(ctx: Context, params: Params) -> None:
     """Read everything at once, then compare it with what is approved."""
-    baselines = None
+    baselines, unusable = None, ""
     key = token_bytes(32)
     if params.baselines in ctx.targets.folders:
-        baselines = Baselines(ctx.target("folders", params.baselines).path)
+        unusable = "the key of the digests cannot be read or made"  # a digest of another key is of no use
         with isolate_errors(ctx, "baselines: can be written", expected="a folder that maintd may write"):
-            key = baselines.key()
+            folder = Baselines(ctx.target("folders", params.baselines).path)
+            key = folder.key()
+            baselines = folder
     found: list[evaluate.Reviewed] = []
     content: dict[str, Mapping[str, Any]] = {}
     with ctx.phase("read the configuration"):
@@ -92,7 +94,7 @@ def run(ctx: Context, params: Params) -> None:
                     if probe.name in content:
                         one_shot = ctx.target("docker", probe.name).one_shot
                         ctx.report(compose.compare(content[probe.name], facts.containers, one_shot), probe.subject)
-                found.append(evaluate.report(ctx, seen, baselines))
+                found.append(evaluate.report(ctx, seen, baselines, unusable))
     ctx.save("config.json", as_json(evaluate.evidence(found)), "application/json")
     for item in found:
         if item.approved is not None:

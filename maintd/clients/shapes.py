@@ -18,6 +18,7 @@ from maintd.errors import TargetError
 T = TypeVar("T")
 M = TypeVar("M", bound="Shape")
 _SAMPLE = 200  # characters of an error
+_MOST_NOT_UNDERSTOOD = 1000  # items of a list; each takes 20 µs and a text
 
 
 class Shape(BaseModel):
@@ -55,7 +56,10 @@ def read(shape: type[T] | TypeAdapter[T], value: Any, where: str) -> T:
 
 
 def read_each(shape: type[M], values: Any, where: str) -> Listing[M]:
-    """Each item of a JSON list by itself; null is an empty list. Raises TargetError when it is not a list."""
+    """Each item of a JSON list by itself; null is an empty list.
+
+    Raises TargetError when it is not a list, or when so many items have another shape that it is a list of others.
+    """
     if values is None:
         return Listing()
     if not isinstance(values, list):
@@ -66,6 +70,9 @@ def read_each(shape: type[M], values: Any, where: str) -> Listing[M]:
             items.append(shape.model_validate(value))
         except ValidationError as error:
             not_understood.append(first_problem(error))
+            if len(not_understood) >= _MOST_NOT_UNDERSTOOD:
+                text = f"{where}: {len(not_understood)} items are not understood, the first: {not_understood[0]}"
+                raise TargetError(text, cause="malformed") from None
     return Listing(tuple(items), tuple(not_understood))
 
 

@@ -39,7 +39,7 @@ CAUSES = {
     "denied": Cause(UNKNOWN, "grant the access, or correct user and password"),
     "not_configured": Cause(UNKNOWN, "configure it in the calendar's targets"),
     "empty": Cause(UNKNOWN, "check whether the data is collected under this name"),
-    "malformed": Cause(FAIL, "check what answers there: a login page, a proxy, another version"),
+    "malformed": Cause(FAIL, "check what it is: a damaged or cut file, a login page, a proxy, another version"),
     "partial": Cause(FAIL, "the answer broke off: look for a restart or an error in its own log"),
     "too_large": Cause(UNKNOWN, "raise the limit, or ask for less"),
     "unfamiliar": Cause(UNKNOWN, "check the format or version; this maintd does not know it"),

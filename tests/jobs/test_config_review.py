@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from support.servers.prometheus import CONFIG, WebServer, alertmanager, promethe
 from support.servers.redis import RedisServer, redis
 
 from maintd.checks.config_review.baselines import Baselines
+from maintd.checks.config_review.snapshot import Snapshot
 from maintd.errors import TargetError
 from maintd.model.evidence import ChangeState, CheckStatus
 
@@ -389,6 +393,23 @@ def test_an_answer_that_is_not_understood_is_never_green(tmp_path: Path, kind: s
     assert not [check for check in result.checks if check.status is OK], result.text()
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [{"message": "welcome", "code": 0}, {"routers": []}, {"routers": {"a": 1}}, {"services": None}, {}, [], None],
+)
+def test_what_is_not_the_configuration_of_traefik_is_not_offered_as_its_baseline(
+    tmp_path: Path, answer: object
+) -> None:
+    with http_service({"/api/rawdata": json_reply(answer)}) as url:
+        review = Review(tmp_path, {"http": {"edge": {"url": url}}}, {"docker": [], "traefik": "edge"})
+
+        result = review.run()
+
+    check = result.check("traefik edge: can be read")
+    assert (check.status, str(check.observed).startswith("unknown: unfamiliar: ")) == (UNKNOWN, True), result.text()
+    assert not (review.baselines / "observed").exists()
+
+
 def test_a_server_that_hangs_or_refuses_hides_no_other(tmp_path: Path, redis_server: RedisServer) -> None:
     with port_that_hangs() as port:
         targets = {
@@ -438,6 +459,103 @@ def test_a_key_that_is_none_is_refused_at_once(tmp_path: Path, damage: Callable[
         Baselines(tmp_path).key()
 
     assert "delete it to have a new one made" in str(raised.value.hint)
+
+
+def file_review(tmp_path: Path, *names: str) -> Review:
+    paths = []
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"password: {CANARY}\nname: {path.name}\n")
+        paths.append(str(path))
+    return Review(tmp_path, {}, {"docker": [], "files": paths})
+
+
+@pytest.mark.parametrize("content", ["", "ab" * 16], ids=["empty", "short"])
+def test_without_its_key_nothing_is_compared_observed_or_offered(tmp_path: Path, content: str) -> None:
+    review = file_review(tmp_path, "a.yaml")
+    assert review.accept(review.run()).outcome == "succeeded"
+    observed = sorted((review.baselines / "observed").iterdir())
+    (review.baselines / "key").write_text(content)
+
+    result = review.run()
+
+    check = result.check("baselines: can be written")
+    assert (check.status, "delete it to have a new one made" in check.hint) == (FAIL, True)
+    check = result.check(f"file {tmp_path}/a.yaml: as approved")
+    assert check.status is UNKNOWN, result.text()
+    assert "config_accept" not in result.text() + check.hint
+    assert sorted((review.baselines / "observed").iterdir()) == observed
+
+
+def test_subjects_whose_names_are_cut_alike_or_differ_by_a_space_have_baselines_of_their_own(tmp_path: Path) -> None:
+    names = (
+        "a" * 100 + "/" + "b" * 100 + "/one.yaml",
+        "a" * 100 + "/" + "b" * 100 + "/two.yaml",
+        "x y.yaml",
+        "x-y.yaml",
+    )
+    review = file_review(tmp_path, *names)
+
+    accepted = review.accept(review.run())
+
+    assert accepted.outcome == "succeeded", accepted.text()
+    after = review.run()
+    for name in names:
+        assert after.check(f"file {tmp_path / name}: as approved").status is OK, after.text()
+
+
+def test_a_baseline_in_a_folder_that_two_subjects_shared_still_counts(tmp_path: Path) -> None:
+    names = ("x y.yaml", "x-y.yaml")
+    review = file_review(tmp_path, *names)
+    review.accept(review.run())
+    approved = review.baselines / "approved"
+    shared = approved / f"file-{str(tmp_path).replace('/', '%2F')}%2Fx-y.yaml"
+    for path in list(approved.glob("*/*.json")):
+        path.replace(shared / path.name)
+
+    after = review.run()
+
+    for name in names:
+        assert after.check(f"file {tmp_path / name}: as approved").status is OK, after.text()
+
+
+def test_a_full_disk_is_named_and_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", full], check=False).returncode:
+        pytest.skip("a file system of its own needs root")
+    try:
+        baselines = Baselines(full)
+        (full / "approved/a-b").mkdir(parents=True)
+        with suppress(OSError):
+            (full / "fill").write_bytes(b"x" * (64 << 10))
+
+        for write in (
+            baselines.key,
+            lambda: baselines.observe(Snapshot("a b", {"x": "y" * 9000}), datetime.now(UTC), 1, ()),
+        ):
+            with pytest.raises(TargetError, match="No space left") as raised:
+                write()
+            assert "df -h" in str(raised.value.hint)
+        (full / "fill").unlink()
+
+        assert [path for path in full.rglob("*") if path.is_file()] == []
+        assert len(baselines.key()) == 32
+    finally:
+        subprocess.run(["umount", full], check=True)
+
+
+def test_what_a_killed_run_left_is_removed_with_the_next_write(tmp_path: Path) -> None:
+    observed = tmp_path / "observed"
+    observed.mkdir()
+    (observed / ".old.json.partial").write_text("x")
+    os.utime(observed / ".old.json.partial", (0, 0))
+    (observed / ".new.json.partial").write_text("of a run that writes it now")
+
+    Baselines(tmp_path).observe(Snapshot("a b", {"x": "y"}), datetime.now(UTC), 1, ())
+
+    assert [path.name for path in observed.glob(".*")] == [".new.json.partial"]
 
 
 def test_an_approval_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:

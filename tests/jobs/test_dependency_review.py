@@ -324,6 +324,59 @@ def test_a_uv_lock_is_asked_about_at_osv_page_by_page(services: PackageServices,
     assert "hunter2" not in result.text()
 
 
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"vulnz": [{"id": "PYSEC-1"}]},
+        {"vulns": 0},
+        {"vulns": False},
+        {"vulns": ""},
+        {"vulns": {}},
+        {"vulns": None},
+        {"vulns": [], "next_page_token": 0},
+        None,
+        [],
+    ],
+)
+def test_a_result_of_osv_that_is_not_of_its_form_is_unknown(
+    services: PackageServices, tmp_path: Path, result: object
+) -> None:
+    path = tmp_path / "requirements.txt"
+    path.write_text("jinja2==3.1.2\n")
+    services.trouble = lambda where: (200, json.dumps({"results": [result]}).encode(), {}) if where == BATCH else None
+
+    seen = review(services, path, "osv")
+
+    assert UNKNOWN in not_ok(seen).values(), seen.text()
+    assert not [check for check in seen.checks if "advisories" in check.name and check.status is OK], seen.text()
+
+
+@pytest.mark.parametrize("result", [{}, {"vulns": []}, {"next_page_token": ""}])
+def test_a_package_without_advisories_at_osv_is_ok(services: PackageServices, tmp_path: Path, result: object) -> None:
+    path = tmp_path / "requirements.txt"
+    path.write_text("jinja2==3.1.2\n")
+    services.trouble = lambda where: (200, json.dumps({"results": [result]}).encode(), {}) if where == BATCH else None
+
+    assert not_ok(review(services, path, "osv")) == {}
+
+
+@pytest.mark.parametrize("withdrawn", ["false", False, True, 0, "", [], {}])
+def test_an_advisory_is_withdrawn_only_since_a_time(
+    services: PackageServices, tmp_path: Path, withdrawn: object
+) -> None:
+    path = tmp_path / "requirements.txt"
+    path.write_text("jinja2==3.1.2\n")
+    record = osv_record("PYSEC-1", "jinja2", {"introduced": "0"}, ecosystem="PyPI", withdrawn=withdrawn)
+    services.records = {"PYSEC-1": record}
+    services.matches = {"jinja2 3.1.2": [["PYSEC-1"]]}
+
+    by_service = review(services, path, "osv")
+    by_export = review(services, path, "export", export=str(export(tmp_path, recent(record))))
+
+    assert "PYSEC-1" in str(by_service.check(f"{path} jinja2: advisories").observed)
+    assert UNKNOWN in not_ok(by_export).values(), by_export.text()
+
+
 def test_the_uv_lock_of_this_repository_is_read_with_its_development_packages_apart(
     services: PackageServices, tmp_path: Path
 ) -> None:

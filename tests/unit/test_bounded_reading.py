@@ -26,6 +26,7 @@ from maintd.checks.audit import compose_files
 from maintd.checks.backups.archive import Reading, read_archive
 from maintd.clients.bounded import JsonLimits, decimal, inflate, parse_json, parse_yaml
 from maintd.clients.http import fetch
+from maintd.clients.shapes import Shape, read_each
 from maintd.errors import TargetError
 
 DEADLINE = timedelta(seconds=60)
@@ -139,6 +140,24 @@ def test_aliases_and_merge_keys_of_usual_size_are_read_as_yaml_reads_them() -> N
 def test_a_number_is_ascii_digits_within_its_limit(text: str) -> None:
     with pytest.raises(TargetError):
         decimal(text, 2**62, "x")
+
+
+class _Item(Shape):
+    name: str
+
+
+def test_a_list_of_other_items_ends_after_some_errors_and_keeps_no_text_for_each() -> None:
+    value = [1] * 2_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(TargetError, match=r"dashboards: 1000 items are not understood, the first: .* not 1"):
+            read_each(_Item, value, "dashboards")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 4 << 20
+    assert len(read_each(_Item, [*[1] * 999, {"name": "a"}], "dashboards").not_understood) == 999
 
 
 ANSWERS = {

@@ -165,6 +165,8 @@ def test_every_cause_that_the_code_raises_is_listed_with_a_hint() -> None:
 
     assert raised - set(CAUSES) == set()
     assert all(hint_for(cause) for cause in CAUSES)
+    # Servers and files have this cause: /proc/diskstats, a baseline, an answer.
+    assert {"file", "login page"} <= set(re.split(", (?:a )?|: a damaged or cut ", hint_for("malformed")))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import yaml
 from maintd.checks.audit.rule import Blind, Outcome, Rule, Violation
 from maintd.checks.audit.secret_names import holds_secret
 from maintd.checks.hints import printable
+from maintd.clients.bounded import check_yaml
 from maintd.clients.files import read_regular
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
@@ -92,6 +93,7 @@ def read(path: Path) -> list[Service]:
     content = read_regular(path, MAX_FILE, "correct the param compose, or mount it, and let maintd's user read it")
     try:
         text = content.decode()
+        check_yaml(text, str(path))
         found = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
         lines = _lines(yaml.compose(text, yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:

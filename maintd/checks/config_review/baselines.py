@@ -7,14 +7,17 @@ approved/SUBJECT/TIME-DIGEST.json      one that a person accepted; the newest co
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -22,6 +25,7 @@ from urllib.parse import quote
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from maintd.checks.config_review.snapshot import Snapshot
+from maintd.checks.hints import command
 from maintd.clients.bounded import parse_json
 from maintd.clients.files import read_regular, shown
 from maintd.errors import TargetError
@@ -30,6 +34,9 @@ MAX_OBSERVED = 200
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
 _MAX_BYTES = 16 << 20
 _MAX_KEY_BYTES = 4096
+_MAX_NAME = 200  # a file system has 255 bytes
+_LEFT_OVER = timedelta(hours=1)  # a write takes a moment
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Acceptance(BaseModel):
@@ -69,15 +76,12 @@ class Baselines:
         """The key of the digests, made at the first call. Raises TargetError."""
         path = self.folder / "key"
         with _errors(path):
-            try:
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                pass
-            else:
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(secrets.token_hex(32))
-                    file.flush()
-                    os.fsync(file.fileno())
+            missing = not path.exists()
+        if missing:
+            with _errors(path), _temporary(path, secrets.token_hex(32).encode(), 0o600) as temporary:
+                with suppress(FileExistsError):  # another process was faster
+                    os.link(temporary, path)
+                _sync(self.folder)
         hint = "delete it to have a new one made; then every secret seems to have changed"
         data = read_regular(path, _MAX_KEY_BYTES, f"let maintd's user read it, or {hint}")
         try:
@@ -122,19 +126,26 @@ class Baselines:
 
     def approved(self, subject: str) -> Record | None:
         """The newest one that was accepted; None without any. Raises TargetError."""
-        found = self.history(subject)
-        if not found:
-            return None
-        record = _read(found[-1])
-        if record.subject != subject or record.accepted is None:
-            raise TargetError(f"{shown(found[-1])}: is not an approval of {subject}", cause="malformed")
-        return record
+        for path in reversed(self.history(subject)):
+            record = _read(path)
+            if record.subject == subject and record.accepted is not None:
+                return record
+            if record.subject == subject or _cut(record.subject) != path.parent.name:
+                hint = "move the file out of this folder, or accept the configuration again"
+                raise TargetError(f"{shown(path)}: is not an approval of {subject}", hint, cause="malformed")
+        return None
 
     def history(self, subject: str) -> list[Path]:
-        """The files of the approvals of a subject, oldest first. Raises TargetError."""
-        folder = self._approvals(subject)
-        with _errors(folder):
-            return sorted(folder.glob("*.json")) if folder.exists() else []
+        """The files of the approvals of a subject, oldest first. Raises TargetError.
+
+        Some can be of other subjects: those whose names begin alike had one folder in an earlier version.
+        """
+        folders = dict.fromkeys((self._approvals(subject), self.folder / "approved" / _cut(subject)))
+        found = list[Path]()
+        for folder in folders:
+            with _errors(folder):
+                found += folder.glob("*.json") if folder.exists() else ()
+        return sorted(found, key=lambda path: path.name)
 
     def accept(self, record: Record, acceptance: Acceptance) -> Path:
         """Make what was seen the baseline of its subject; return its file. Raises TargetError."""
@@ -144,25 +155,52 @@ class Baselines:
         return path
 
     def _approvals(self, subject: str) -> Path:
-        return self.folder / "approved" / quote(subject, safe=" ").replace(" ", "-")[:200]
+        """Its folder, which no other subject has: the name alone is not unique when it is cut or has further spaces."""
+        name = _cut(subject)
+        if subject.count(" ") != 1 or len(quote(subject, safe=" ")) > _MAX_NAME:
+            name = f"{name[:160]}+{hashlib.sha256(subject.encode()).hexdigest()[:16]}"  # `quote` leaves no plus sign
+        return self.folder / "approved" / name
+
+
+def _cut(subject: str) -> str:
+    return quote(subject, safe=" ").replace(" ", "-")[:_MAX_NAME]
 
 
 def _write(path: Path, record: Record) -> None:
     """Write under a temporary name, then rename: a run that is killed leaves the file whole or absent."""
     data = (record.model_dump_json(indent=1) + "\n").encode()
-    temporary = path.with_name(f".{path.name}.partial")
     with _errors(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as file:
+        with _temporary(path, data, 0o640) as temporary:
+            temporary.replace(path)
+            _sync(path.parent)
+
+
+@contextmanager
+def _temporary(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """A file beside `path` with this content, on disk; removed afterwards. Removes those of runs that were killed."""
+    for left in path.parent.glob(".*.partial"):
+        with suppress(FileNotFoundError):  # its run has just ended
+            if time.time() - left.stat().st_mtime > _LEFT_OVER.total_seconds():
+                left.unlink()
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> Record:
@@ -185,7 +223,10 @@ def _errors(path: Path) -> Iterator[None]:
     except OSError as error:
         cause = "denied" if isinstance(error, PermissionError) else "failed"
         text = f"{shown(path)}: {error.strerror or error}"
-        raise TargetError(text, "let maintd's user write the folder", cause=cause) from error
+        hint = "let maintd's user write the folder"
+        if error.errno in _FULL:
+            hint = f"free space for it, nothing was written: {command('df', '-h', str(path.parent))}"
+        raise TargetError(text, hint, cause=cause) from error
 
 
 def as_json(value: object) -> str:

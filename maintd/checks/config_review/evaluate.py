@@ -34,8 +34,11 @@ def accept_command(digest: str) -> str:
     return command("maintd", "trigger", ENTRY, "-p", f"config_accept.digests={digest}", "-p", "config_accept.why=WHY")
 
 
-def report(ctx: Context, seen: Seen, baselines: Baselines | None) -> Reviewed:
-    """Report the parts that were not read, what is wrong by itself, and the drift from the baseline."""
+def report(ctx: Context, seen: Seen, baselines: Baselines | None, unusable: str = "") -> Reviewed:
+    """Report the parts that were not read, what is wrong by itself, and the drift from the baseline.
+
+    unusable: why there is no comparison, although a folder is configured.
+    """
     subject = seen.snapshot.subject
     ctx.report(seen.criteria, subject)
     if seen.snapshot.cut:
@@ -46,7 +49,10 @@ def report(ctx: Context, seen: Seen, baselines: Baselines | None) -> Reviewed:
     name = f"{subject}: {DRIFT}"
     if baselines is None:
         hint = "set targets.folders.config_baselines to a folder that maintd may write"
-        ctx.unknown(name, "no place for approved baselines is configured", expected="as approved", hint=hint, rule=RULE)
+        cause = "no place for approved baselines is configured"
+        if unusable:
+            hint, cause = "mend what the check of the baselines names", f"not compared: {unusable}"
+        ctx.unknown(name, cause, expected="as approved", hint=hint, rule=RULE)
         return found
     try:
         unread = tuple(sorted(seen.unread))

@@ -22,6 +22,16 @@ from maintd.model.target import HttpTarget
 _MAX_DASHBOARDS = 300
 _MAX_BYTES = 2 << 20
 _VOLATILE = ("serverStatus", "usedBy", "status", "updated", "version", "id", "orgID", "orgId", "readOnly")
+_TRAEFIK = tuple(
+    f"{protocol}{kind}"
+    for protocol, kinds in (
+        ("", ("routers", "services", "middlewares")),
+        ("tcp", ("Routers", "Services", "Middlewares")),
+        ("udp", ("Routers", "Services")),
+    )
+    for kind in kinds
+)
+"""Parts of /api/rawdata. Source: Traefik, pkg/config/runtime, `Configuration`."""
 
 
 class _Found(Shape):
@@ -55,10 +65,17 @@ def read_grafana(target: HttpTarget, collector: Collector) -> Seen:
 def read_traefik(target: HttpTarget, collector: Collector) -> Seen:
     """Routers, middlewares and services. Raises TargetError."""
     answer = _api(target).get("/api/rawdata")
-    if not isinstance(answer, Mapping) or not answer:
-        raise TargetError(f"{collector.subject}: /api/rawdata is not what Traefik answers", cause="malformed")
+    parts = [answer[name] for name in _TRAEFIK if name in answer] if isinstance(answer, Mapping) else []
+    if not parts or not all(isinstance(part, Mapping) and all(map(_is_mapping, part.values())) for part in parts):
+        hint = "check whether the target's url is that of Traefik's API; this maintd knows versions 2 and 3"
+        text = f"{collector.subject}: /api/rawdata has not the routers and services of Traefik"
+        raise TargetError(text, hint, cause="unfamiliar")
     collector.tree("", _without_state(answer, ("serverStatus", "usedBy", "status")))
     return Seen(collector.snapshot())
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
 
 
 def read_file(path: Path, collector: Collector) -> Seen:

@@ -86,15 +86,18 @@ def _matches(requests: Requests, keys: Sequence[tuple[str, str, str]]) -> Iterat
             raise TargetError("OSV: it did not answer each query", cause="malformed")
         following = []
         for (key, _token), result in zip(waiting, results, strict=True):
-            result = {} if result is None else result
-            if not isinstance(result, dict) or not isinstance(result.get("vulns") or [], list):
+            # A package without advisories has no field at all; with other ones alone, it is not known to have none.
+            fields = {"vulns": [], "next_page_token": ""} | (result if isinstance(result, dict) else {"vulns": None})
+            advisories, token = fields["vulns"], fields["next_page_token"]
+            is_other = isinstance(result, dict) and result and not result.keys() & {"vulns", "next_page_token"}
+            if is_other or not isinstance(advisories, list) or not isinstance(token, str):
                 raise TargetError("OSV: a result of an unknown form", cause="malformed")
-            for one in result.get("vulns") or []:
+            for one in advisories:
                 if not isinstance(one, dict) or not isinstance(one.get("id"), str):
                     raise TargetError("OSV: an advisory without an id", cause="malformed")
                 yield key, one["id"]
-            if token := result.get("next_page_token"):
-                following.append((key, str(token)))
+            if token:
+                following.append((key, token))
         waiting = following
     if waiting:
         raise TargetError(f"OSV: more than {_MAX_PAGES} pages of advisories", cause="too_large")
@@ -102,10 +105,10 @@ def _matches(requests: Requests, keys: Sequence[tuple[str, str, str]]) -> Iterat
 
 def _add(record: Record, key: tuple[str, str, str], answer: Answer, *, matched: bool, source: str = "OSV") -> None:
     """Add a record to a package if it affects it; OSV's own match is believed over a comparison here."""
-    if record.get("withdrawn"):
-        return
     ecosystem, name, version = key
     try:
+        if _is_withdrawn(record):
+            return
         effect = osv_effect(ecosystem, version, _entries(record, ecosystem, name))
     except (ValueError, TypeError) as error:
         if not matched:
@@ -115,6 +118,14 @@ def _add(record: Record, key: tuple[str, str, str], answer: Answer, *, matched: 
         return
     if matched or effect.affected:
         answer.add(key, osv_advisory(record, effect.fixed, source))
+
+
+def _is_withdrawn(record: Record) -> bool:
+    """Whether it no longer holds. Raises ValueError for what is not the time at which it was withdrawn."""
+    withdrawn = record.get("withdrawn")
+    if withdrawn is not None and _instant(withdrawn) is None:
+        raise ValueError(f"withdrawn: {printable(repr(withdrawn))[:40]} is not a time")
+    return withdrawn is not None
 
 
 def _entries(record: Record, ecosystem: str, name: str) -> list[Record]:
@@ -148,8 +159,12 @@ def read_export(path: Path, packages: Sequence[Package], answer: Answer, max_age
         record = parse_json(data, where)
         if not isinstance(record, dict) or "id" not in record:
             raise TargetError(f"{where}: is not an advisory of OSV", cause="unfamiliar")
-        affected = record.get("affected")
-        names = {_named(each) for each in (affected if isinstance(affected, list) else ()) if isinstance(each, dict)}
+        affected = record.get("affected", [])
+        if not isinstance(affected, list) or not all(isinstance(each, dict) for each in affected):
+            raise TargetError(
+                f"{where}: is not an advisory of OSV: affected is not a list of objects", cause="unfamiliar"
+            )
+        names = {_named(each) for each in affected}
         modified = _instant(record.get("modified"))
         for ecosystem in {each for each, _ in names}:
             if modified is not None:
@@ -177,7 +192,7 @@ def _too_old(newest: datetime | None, max_age: timedelta, now: datetime) -> str:
 
 def _instant(value: object) -> datetime | None:
     try:
-        found = datetime.fromisoformat(str(value)[:40])
+        found = datetime.fromisoformat(value[:40] if isinstance(value, str) else "")
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
