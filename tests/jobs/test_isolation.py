@@ -714,8 +714,8 @@ def _(stage: Stage) -> Case:
             made.write(stage.folder / name / "proc/sys/vm" / key, value.encode())
         made.write(stage.folder / name / "etc/sysctl.d/9.conf", b"vm.swappiness = 10\nvm.overcommit_memory = 1\n")
         made.write(stage.folder / name / "proc/diskstats", b"8 0 sda 9 0 0 9 9 0 0 9 0 9 9 0\n")
-        made.write(stage.folder / name / "proc/1/net/tcp", b"heading\n")
-        made.write(stage.folder / name / "proc/1/net/udp", b"heading\n")
+        made.write(stage.folder / name / "proc/1/net/tcp", b"  sl  local_address rem_address   st\n")
+        made.write(stage.folder / name / "proc/1/net/udp", b"  sl  local_address rem_address   st\n")
         made.write(stage.folder / name / "proc/1/mountinfo", b"25 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
     hosts = {name: {"root": str(stage.folder / name), "proc": str(stage.folder / name / "proc")} for name in "ab"}
     params = {"interval": "100ms", "hosts": ["a", "b"]}

@@ -451,7 +451,7 @@ TCP = """\
 
 def audit(host: Path, secrets: Path | None = None, **params: Any) -> JobResult:
     write(host, "proc/1/net/tcp", TCP)
-    write(host, "proc/1/net/udp", "heading\n")
+    write(host, "proc/1/net/udp", "  sl  local_address rem_address   st\n")
     targets: dict[str, Any] = {"host": {"local": {"root": str(host), "proc": str(host / "proc")}}}
     if secrets is not None:
         targets["secrets"] = {"stack": {"path": str(secrets)}}
