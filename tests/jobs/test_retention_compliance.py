@@ -403,7 +403,7 @@ def test_the_history_of_maintd_is_that_of_earlier_runs() -> None:
     assert not_ok(run_job("retention_compliance", params)) == {"runs: can be read": UNKNOWN}
 
 
-@pytest.mark.parametrize("lowest", ["1e10", "NaN", "+Inf", "-5", f"{NOW.timestamp() * 1000:.0f}", "7"])
+@pytest.mark.parametrize("lowest", ["1e10", "NaN", "+Inf", "-5", "1.7e12", "7"])
 def test_an_oldest_sample_from_the_future_or_that_is_no_time_is_unknown(lowest: str) -> None:
     replies = {
         "/api/v1/status/runtimeinfo": json_reply({"status": "success", "data": {"storageRetention": "400d"}}),
