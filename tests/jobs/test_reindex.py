@@ -295,7 +295,7 @@ def test_without_ownership_it_fails_and_names_the_grant(db: Database) -> None:
     result = db.job("reindex", SMALL, as_role=db.role("other", "pg_monitor"))
 
     check = result.check("main: rebuild of public.events_pkey")
-    assert (check.status, check.hint) == (CheckStatus.FAIL, "GRANT postgres TO the target's user")
+    assert (check.status, check.hint) == (CheckStatus.FAIL, 'GRANT "postgres" TO the target\'s user')
 
 
 @pytest.mark.server
