@@ -93,7 +93,7 @@ def run(ctx: Context, params: Params) -> None:
         with isolate_errors(ctx, f"docker {name}: limits"):
             found.append(review_limits(ctx, params, name, containers, memory, cpu, window))
     with isolate_errors(ctx, "runtimes: evaluated", role=Role.SOURCE):
-        if seen is not None or server is None:
+        if seen is not None or (server is None and running):
             unread = [name for name in engines if name not in running]
             review_runtimes(ctx, params, seen, [item for each in running.values() for item in each], unread)
     with ctx.phase("write the report"):

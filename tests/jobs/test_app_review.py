@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,10 @@ RISING: dict[str, dict[str, float]] = {  # counters: their growth in a second
 }
 
 
-def history(containers: Mapping[str, str]) -> str:
+INSTANCES = sorted({*GOOD, *BAD, *RISING, "bare:1"})
+
+
+def history(containers: Mapping[str, str], instances: Sequence[str] = INSTANCES) -> str:
     """A day of OpenMetrics until now. containers: name by service."""
     end = datetime.now(UTC)
     found: dict[str, list[str]] = {}
@@ -79,7 +82,7 @@ def history(containers: Mapping[str, str]) -> str:
         since = timedelta(hours=3) if service == "young" else DAY
         add("container_memory_working_set_bytes", f'name="{container}"', 100 * MIB, since=since)
         add("container_cpu_usage_seconds_total", f'name="{container}"', 0, 0.2, since)
-    for instance in sorted({*GOOD, *BAD, *RISING, "bare:1"}):
+    for instance in instances:
         labels = f'job="app",instance="{instance}"'
         add("up", labels, 1)
         for metric, value in {**GOOD.get(instance, {}), **BAD.get(instance, {})}.items():
@@ -225,11 +228,16 @@ def test_an_engine_that_is_down_hides_no_runtime(reviewed: tuple[Project, WebSer
     assert result.check("app node-bad:1: Node event loop lag").status is CheckStatus.FAIL
 
 
-def test_without_containers_and_metrics_it_is_not_known_what_exports_its_runtime() -> None:
-    result = run_job("app_review", {"window": "1d"}, {"docker": {"main": {"url": "tcp://127.0.0.1:1"}}})
+def test_without_containers_it_is_not_known_what_exports_its_runtime() -> None:
+    down = {"docker": {"main": {"url": "tcp://127.0.0.1:1"}}}
+    with prometheus(CONFIG, history({}, ["node-good:1"])) as server:
+        measured = run_job("app_review", {"window": "1d"}, {**down, "prometheus": {"main": {"url": server.url}}})
 
-    check = result.check("runtimes: exported by all services")
-    assert (check.status, "main" in str(check.observed)) == (CheckStatus.UNKNOWN, True), result.text()
+    alone = run_job("app_review", {"window": "1d"}, down)
+
+    check = measured.check("runtimes: exported by all services")
+    assert (check.status, "main" in str(check.observed)) == (CheckStatus.UNKNOWN, True), measured.text()
+    assert [(item.name, item.status) for item in alone.checks] == [("docker main: images", CheckStatus.FAIL)]
 
 
 def test_an_image_that_was_removed_below_a_container_hides_no_other(engine: Any) -> None:
