@@ -43,6 +43,7 @@ class CalendarReloader:
         """Load the calendar for the first time. Raises CalendarError."""
         self._registry = registry
         self._activate(self._read())
+        self._reported = registry.snapshot()
 
     def on_reload(self, apply: Callable[[Calendar], None], audit: Callable[[str, str], None]) -> None:
         """Set what a reload calls: `apply` with the new calendar, `audit` with an event's kind and text.
@@ -60,14 +61,18 @@ class CalendarReloader:
         self._wake()
 
     def reload(self) -> ReloadResult:
-        """Reload, and wait for the result, with what became of job modules. Blocks forever in the loop's own thread."""
+        """Reload, and wait for the result. Blocks forever in the loop's own thread.
+
+        With it comes what became of job modules since the last such reload, or since the start: the loop may have found
+        a module that was just written before it was asked to.
+        """
         result: Future[ReloadResult] = Future()
-        before = self._registry.snapshot()
         self._requests.put(result)
         self._wake()
         found = result.result(timeout=RELOAD_TIMEOUT)
         # Not in the loop: it must not wait for modules that no entry uses.
-        changes = self._registry.changes_since(before, DESCRIBE_TIMEOUT)
+        changes = self._registry.changes_since(self._reported, DESCRIBE_TIMEOUT)
+        self._reported = self._registry.snapshot()
         reported = {name for name, _ in changes}
         broken = [
             f'job "{job.name}" is broken: {job.error}' for job in self._registry.broken if job.name not in reported

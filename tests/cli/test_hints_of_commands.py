@@ -118,6 +118,8 @@ def test_a_reload_states_what_became_of_job_modules(daemon: RunningDaemon, folde
         assert typed.code == 0, typed.err
         return typed.out.strip(), typed.err.strip()
 
+    module.write_text(GOOD)
+    wait_for(lambda: daemon.maintd("jobs", "show", "changing").code == 0, "the daemon has found it by itself")
     assert reloaded(GOOD) == ('added job "changing"', "")
     assert reloaded("def run(:\n") == (f'job "changing": broken: {module}:1: invalid syntax', "")
     unchanged = daemon.maintd("reload")

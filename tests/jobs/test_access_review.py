@@ -459,6 +459,7 @@ def test_sudoers_that_may_not_be_read_or_are_not_understood_are_unknown() -> Non
         assert not_ok(denied) == {"host local: sudoers": UNKNOWN, "host local: passwords": UNKNOWN}, denied.text()
         assert "denied" in str(denied.check("host local: sudoers").observed)
         (host.root / "etc/sudoers").chmod(0o600)
+        (host.root / "etc/shadow").chmod(0o600)
         host.write("etc/sudoers", "this is no rule\n@include sudoers\n")
         assert not_ok(review(host)) == {
             "host local: sudoers": UNKNOWN,

@@ -67,7 +67,7 @@ def test_a_forked_daemon_has_the_state_of_a_started_one(tmp_path: Path) -> None:
     for own_python in (False, True):
         folder = tmp_path / str(own_python)
         folder.mkdir()
-        with maintd_daemon(folder, own_python=own_python) as daemon:
+        with maintd_daemon(folder, own_python=own_python, MAINTD_DEBUGGABLE="1") as daemon:
             states[type(daemon.process)] = state_of(daemon.process.pid, folder)
 
     assert len(states) == 2
