@@ -354,8 +354,10 @@ def own_mounts() -> list[Mount]:
 
     Without the files that an engine mounts into each container. Raises TargetError.
     """
-    machine = Host(HostTarget(), "container")
-    found = _mounts(machine._text("self/mountinfo"), Path("/"))  # noqa: SLF001
+    try:
+        found = _mounts(_text_of(Path("/proc/self/mountinfo")), Path("/"))
+    except OSError as error:
+        raise TargetError(f"/proc/self/mountinfo: {error.strerror}", "mount /proc", cause="failed") from error
     own = distinct([mount for mount in found if mount.point not in _FILES_OF_ENGINES])
     return [*[mount for mount in found if mount.point == "/"][-1:], *(mount for mount in own if mount.point != "/")]
 

@@ -202,7 +202,7 @@ class RunSupervisor:
             return False
         name = self._run.plan[index].name
         outcomes = [self._outcomes[place] for place, _ in main_steps(self._run.plan) if place < index]
-        is_skipped = all(outcome.not_configured for outcome in outcomes)
+        is_skipped = bool(outcomes) and all(outcome.not_configured for outcome in outcomes)
         state = StepState.SKIPPED if is_skipped else StepState.FAILED
         reason = f"no step before it has saved {gate.decisions}, so that there is nothing to decide"
         self._context.updates.add(StepFinished(step=index, state=state, at=self._context.now(), reason=reason))

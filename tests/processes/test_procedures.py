@@ -121,6 +121,12 @@ def test_a_gate_about_a_table_that_no_step_could_make_is_skipped_with_what_follo
     assert script.written == []
 
 
+def test_a_gate_about_a_table_that_no_step_is_before_fails(here: Node, script: Script) -> None:
+    run = here.ended(here.queue(gate(**DECIDES), script.step("after")))
+
+    assert (run.state, states(run)) == (RunState.FAILED, {"gate": "failed", "after": "skipped"})
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_gate_about_a_table_that_a_step_did_not_save_fails_at_once(here: Node, script: Script, fails: bool) -> None:
     looks = script.step("looks", fails=fails, on_failure=OnFailure.CONTINUE)
